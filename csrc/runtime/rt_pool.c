@@ -1,0 +1,394 @@
+#include "rt_pool.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+/* Forks seen by this process, counted in each child.  The one number that is
+ * not part of an object: a child must recognise what it inherited. */
+static _Atomic uint64_t forks;
+static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
+
+static void count_fork(void)
+{
+    atomic_fetch_add(&forks, 1);
+}
+
+static void watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, count_fork);
+}
+
+int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out)
+{
+    struct rt_pool *pool = NULL;
+    unsigned i;
+    int err = RT_ENOMEM;
+
+    if (workers < 1 || workers > RT_MAX_WORKERS || queue_limit < 1 || queue_limit > (1u << 24))
+        return RT_EINVAL;
+    pthread_once(&forks_once, watch_forks);
+    pool = calloc(1, sizeof *pool);
+    if (pool == NULL)
+        return RT_ENOMEM;
+    pool->poller.epfd = pool->poller.bellfd = -1;
+    pool->workers = aligned_alloc(RT_CACHELINE, workers * sizeof *pool->workers);
+    if (pool->workers == NULL)
+        goto fail;
+    memset(pool->workers, 0, workers * sizeof *pool->workers);
+    for (i = 0; i < workers; i++) {
+        rt_event_init(&pool->workers[i].event);
+        pool->workers[i].pool = pool;
+        pool->workers[i].index = i;
+    }
+    pool->worker_count = workers;
+    pool->queue_limit = queue_limit;
+    pool->fork_count = atomic_load(&forks);
+    atomic_init(&pool->refs, 1);
+    atomic_init(&pool->stop_at, RT_NEVER);
+    rt_stack_init(&pool->submitted);
+    pool->ring = rt_ring_new(queue_limit < 1024 ? queue_limit : 1024);
+    if (pool->ring == NULL)
+        goto fail;
+    err = rt_poller_init(&pool->poller);
+    if (err)
+        goto fail;
+    *out = pool;
+    return RT_OK;
+fail:
+    rt_ring_free(pool->ring);
+    free(pool->workers);
+    free(pool);
+    return err;
+}
+
+void rt_pool_ref(struct rt_pool *pool)
+{
+    atomic_fetch_add_explicit(&pool->refs, 1, memory_order_relaxed);
+}
+
+void rt_pool_unref(struct rt_pool *pool)
+{
+    /* Partner: the same line in other threads; the last one frees. */
+    if (atomic_fetch_sub_explicit(&pool->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    rt_poller_fini(&pool->poller);
+    rt_ring_free(pool->ring);
+    free(pool->workers);
+    free(pool);
+}
+
+bool rt_pool_forked(const struct rt_pool *pool)
+{
+    return pool->fork_count != atomic_load_explicit(&forks, memory_order_relaxed);
+}
+
+void rt_pool_abandon(struct rt_pool *pool)
+{
+    /* Only close: changing the epoll set would change the parent's too. */
+    close(pool->poller.epfd);
+    close(pool->poller.bellfd);
+    pool->poller.epfd = pool->poller.bellfd = -1;
+}
+
+/* ---- waking ------------------------------------------------------------- */
+
+bool rt_pool_wake_one(struct rt_pool *pool)
+{
+    unsigned word, words = (pool->worker_count + 63) / 64;
+
+    for (word = 0; word < words; word++) {
+        uint64_t idle = atomic_load(&pool->idle[word]);
+
+        while (idle != 0) {
+            uint64_t bit = idle & -idle;
+
+            /* Who clears the bit is the one who wakes it. */
+            idle = atomic_fetch_and(&pool->idle[word], ~bit);
+            if (idle & bit) {
+                unsigned index = word * 64 + (unsigned)__builtin_ctzll(bit);
+
+                rt_event_signal(&pool->workers[index].event);
+                rt_count(&pool->wakes, 1);
+                return true;
+            }
+            idle &= ~bit;
+        }
+    }
+    return false;
+}
+
+void rt_pool_wake_all(struct rt_pool *pool)
+{
+    unsigned i;
+
+    for (i = 0; i < pool->worker_count; i++)
+        rt_event_signal(&pool->workers[i].event);
+    rt_poller_bell(&pool->poller);
+}
+
+bool rt_pool_has_jobs(const struct rt_pool *pool)
+{
+    return !rt_stack_empty(&pool->submitted) || !rt_ring_empty(pool->ring);
+}
+
+/* There is a job: see to it that somebody comes. */
+static void call_worker(struct rt_pool *pool)
+{
+    /* Partner: the exchange in rt_pool_take(), and the idle bit in rt_worker.c. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load(&pool->coming) != 0 || atomic_exchange(&pool->coming, 1) != 0)
+        return;
+    if (rt_pool_wake_one(pool))
+        return;
+    atomic_store(&pool->coming, 0);
+    rt_poller_bell(&pool->poller);
+}
+
+/* ---- jobs --------------------------------------------------------------- */
+
+int rt_pool_submit(struct rt_pool *pool, struct rt_job *job)
+{
+    uint32_t depth;
+    int err = rt_pool_start(pool);
+
+    if (err)
+        return err;
+    /* Count before looking at the state: rt_pool_check_stopped() looks at the
+     * count after it has set the state, so one of the two sees the other. */
+    depth = atomic_fetch_add(&pool->depth, 1) + 1;
+    if (rt_pool_state(pool) >= RT_POOL_DRAINING)
+        err = RT_ECLOSED;
+    else if (depth > pool->queue_limit)
+        err = RT_EFULL;
+    if (err) {
+        atomic_fetch_sub(&pool->depth, 1);
+        rt_poller_bell(&pool->poller);
+        return err;
+    }
+    rt_atomic_max(&pool->depth_high, depth);
+    rt_count(&pool->submits, 1);
+    RT_CHECK(rt_job_move(job, RT_JOB_IDLE, RT_JOB_QUEUED));
+    rt_stack_push(&pool->submitted, &job->node);
+    call_worker(pool);
+    return RT_OK;
+}
+
+/* Move what was submitted into the ring.  One worker at a time; who comes
+ * second goes away, since the first one calls it back when there is more. */
+static void refill(struct rt_pool *pool)
+{
+    struct rt_job *job;
+
+    if (atomic_exchange(&pool->refilling, 1) != 0)
+        return;
+    job = pool->leftover;
+    if (job == NULL) {
+        struct rt_node *node = rt_stack_take(&pool->submitted);
+        struct rt_job **tail = &job;
+
+        while (node != NULL) {
+            struct rt_job *taken = RT_CONTAINER_OF(node, struct rt_job, node);
+
+            node = node->next;
+            taken->next = NULL;
+            *tail = taken;
+            tail = &taken->next;
+        }
+    }
+    while (job != NULL) {
+        /* Once it is in the ring it is another worker's. */
+        struct rt_job *next = job->next;
+
+        if (!rt_ring_push(pool->ring, job))
+            break;
+        job = next;
+    }
+    pool->leftover = job;
+    /* Partner: the exchange above. */
+    atomic_store(&pool->refilling, 0);
+}
+
+struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
+{
+    struct rt_job *job;
+
+    /* I am looking: the next submit may call another.  Partner: call_worker(). */
+    if (atomic_load(&pool->coming) != 0)
+        atomic_exchange(&pool->coming, 0);
+    for (;;) {
+        job = rt_ring_pop(pool->ring);
+        if (job == NULL) {
+            refill(pool);
+            job = rt_ring_pop(pool->ring);
+        }
+        if (job == NULL)
+            return NULL;
+        atomic_fetch_add(&pool->busy, 1);
+        atomic_fetch_sub(&pool->depth, 1);
+        if (rt_pool_has_jobs(pool))
+            call_worker(pool);
+        if (atomic_load(&pool->stop_at) <= rt_now()) {
+            rt_pool_complete(job, RT_ECLOSED);
+        } else if (job->deadline != RT_NEVER && job->deadline <= rt_now()) {
+            rt_pool_complete(job, RT_ETIMEOUT);
+        } else if (!rt_job_move(job, RT_JOB_QUEUED, RT_JOB_RUNNING)) {
+            rt_pool_complete(job, RT_ECANCELLED);
+        } else {
+            rt_count_own(&worker->stats.jobs, 1);
+            return job;
+        }
+        atomic_fetch_sub(&pool->busy, 1);
+    }
+}
+
+void rt_pool_complete(struct rt_job *job, int err)
+{
+    struct rt_mailbox *mailbox = job->mailbox;
+    struct rt_joblist list;
+
+    rt_job_finish(job, err);
+    rt_joblist_init(&list);
+    rt_joblist_append(&list, job);
+    rt_mailbox_post(mailbox, &list);
+}
+
+/* ---- life --------------------------------------------------------------- */
+
+int rt_pool_start(struct rt_pool *pool)
+{
+    uint32_t fresh = RT_POOL_NEW;
+    sigset_t all, before;
+    unsigned i;
+
+    if (atomic_load_explicit(&pool->state, memory_order_acquire) != RT_POOL_NEW)
+        return RT_OK;
+    if (!atomic_compare_exchange_strong(&pool->state, &fresh, RT_POOL_RUNNING))
+        return RT_OK;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* All counted before the first runs: a pool that is closed meanwhile must
+     * not seem empty between two of them. */
+    atomic_fetch_add(&pool->refs, pool->worker_count);
+    atomic_fetch_add(&pool->live, pool->worker_count);
+    for (i = 0; i < pool->worker_count; i++) {
+        atomic_store(&pool->started, i + 1);
+        if (rt_worker_start(&pool->workers[i]) != RT_OK)
+            break;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (i == pool->worker_count)
+        return RT_OK;
+    /* The system has no more threads: go on with what there are, if any. */
+    atomic_store(&pool->started, i);
+    atomic_fetch_sub(&pool->refs, pool->worker_count - i);
+    atomic_fetch_sub(&pool->live, pool->worker_count - i);
+    if (i > 0)
+        return RT_OK;
+    atomic_store(&pool->state, RT_POOL_NEW);
+    return RT_ESYS;
+}
+
+/* A job for `close_job` to point at once the last worker has ended. */
+static struct rt_job *const CLOSE_JOB_TAKEN = (struct rt_job *)1;
+
+static struct rt_job *swap_close_job(struct rt_pool *pool, struct rt_job *job)
+{
+    return __atomic_exchange_n(&pool->close_job, job, __ATOMIC_SEQ_CST);
+}
+
+static void tell_sources(struct rt_pool *pool)
+{
+    struct rt_poller *p = &pool->poller;
+    struct rt_source *src;
+
+    pthread_mutex_lock(&p->lock);
+    for (src = p->sources; src != NULL; src = src->next)
+        rt_source_attend(src, RT_CLOSING);
+    pthread_mutex_unlock(&p->lock);
+}
+
+int rt_pool_close(struct rt_pool *pool, uint64_t stop_at, struct rt_job *job)
+{
+    struct rt_job *none = NULL;
+    uint32_t state;
+
+    rt_atomic_min(&pool->stop_at, stop_at);
+    if (job != NULL) {
+        RT_CHECK(rt_job_move(job, RT_JOB_IDLE, RT_JOB_QUEUED));
+        if (!__atomic_compare_exchange_n(&pool->close_job, &none, job, false, __ATOMIC_SEQ_CST,
+                                         __ATOMIC_SEQ_CST)) {
+            if (none == CLOSE_JOB_TAKEN) {
+                rt_pool_complete(job, RT_OK); /* everybody has ended already */
+                return RT_OK;
+            }
+            RT_CHECK(rt_job_move(job, RT_JOB_QUEUED, RT_JOB_DONE));
+            RT_CHECK(rt_job_move(job, RT_JOB_DONE, RT_JOB_IDLE));
+            return RT_ECLOSED;
+        }
+    }
+    state = RT_POOL_NEW;
+    if (atomic_compare_exchange_strong(&pool->state, &state, RT_POOL_STOPPED)) {
+        job = swap_close_job(pool, CLOSE_JOB_TAKEN);
+        if (job != NULL && job != CLOSE_JOB_TAKEN)
+            rt_pool_complete(job, RT_OK);
+        return RT_OK;
+    }
+    state = RT_POOL_RUNNING;
+    atomic_compare_exchange_strong(&pool->state, &state, RT_POOL_DRAINING);
+    if (rt_pool_state(pool) == RT_POOL_DRAINING) {
+        tell_sources(pool);
+        rt_atomic_min(&pool->poller.next_due, stop_at);
+        rt_pool_wake_all(pool);
+    }
+    return RT_OK;
+}
+
+/* Called by workers between what they do, so that the last thing to end is
+ * noticed by whoever ended it. */
+bool rt_pool_check_stopped(struct rt_pool *pool)
+{
+    uint32_t state = RT_POOL_DRAINING;
+
+    if (rt_pool_state(pool) != RT_POOL_DRAINING)
+        return rt_pool_state(pool) == RT_POOL_STOPPED;
+    if (atomic_load(&pool->depth) != 0 || atomic_load(&pool->busy) != 0 ||
+        atomic_load(&pool->poller.count) != 0)
+        return false;
+    if (atomic_compare_exchange_strong(&pool->state, &state, RT_POOL_STOPPED))
+        rt_pool_wake_all(pool);
+    return true;
+}
+
+void rt_pool_worker_ended(struct rt_pool *pool)
+{
+    if (atomic_fetch_sub(&pool->live, 1) == 1) {
+        struct rt_job *job = swap_close_job(pool, CLOSE_JOB_TAKEN);
+
+        if (job != NULL && job != CLOSE_JOB_TAKEN)
+            rt_pool_complete(job, RT_OK);
+    }
+    rt_pool_unref(pool);
+}
+
+bool rt_pool_wait(struct rt_pool *pool, uint64_t until)
+{
+    const struct timespec tick = { .tv_nsec = 500 * 1000 };
+
+    while (atomic_load(&pool->live) != 0) {
+        if (rt_now() >= until)
+            return false;
+        nanosleep(&tick, NULL);
+    }
+    return true;
+}
+
+void rt_pool_release(struct rt_pool *pool)
+{
+    if (pool == NULL)
+        return;
+    if (!rt_pool_forked(pool))
+        rt_pool_close(pool, 0, NULL);
+    rt_pool_unref(pool);
+}

@@ -1,0 +1,126 @@
+/* A pool: a fixed number of workers, their queue of jobs and their poller.
+ *
+ * The number of workers is set when the pool is made; the threads start at the
+ * first use.  A pool is an object: there is no process-wide state, but for one
+ * number that counts forks.
+ *
+ * Submitting never blocks, spins or waits for another thread, so it can be done
+ * with the GIL held.  One submit wakes at most one worker, and none while one
+ * that was woken has not looked yet: a worker that takes a job and sees more
+ * wakes the next.
+ *
+ *   submit: push onto a stack --+        worker: pop from the ring, and when it
+ *                               |        is dry, refill it: one worker at a time
+ *                               +------> takes the whole stack and pushes it
+ *                                        into the ring, oldest first
+ *
+ * Closing: no new jobs; what is queued or under way is finished until a
+ * deadline; the rest fails with RT_ECLOSED; workers end.  A pool that its owner
+ * merely releases closes itself without anybody waiting.
+ *
+ * After a fork the child has no workers.  rt_pool_forked() tells; the child
+ * makes a new pool and leaves the old one as it is: it belongs to the parent. */
+#ifndef RT_POOL_H
+#define RT_POOL_H
+
+#include "rt_job.h"
+#include "rt_mailbox.h"
+#include "rt_poller.h"
+#include "rt_worker.h"
+
+#define RT_MAX_WORKERS 1024
+#define RT_IDLE_WORDS (RT_MAX_WORKERS / 64)
+
+enum rt_pool_state {
+    RT_POOL_NEW = 0, /* no threads yet */
+    RT_POOL_RUNNING,
+    RT_POOL_DRAINING, /* closing: finishing what there is */
+    RT_POOL_STOPPED,  /* nothing is left; the workers end or have ended */
+};
+
+struct rt_pool {
+    struct rt_worker *workers;
+    unsigned worker_count; /* as configured */
+    _Atomic uint32_t started; /* threads made */
+    uint32_t queue_limit;  /* jobs that may be queued */
+    uint64_t fork_count;   /* forks seen when it was made */
+
+    _Atomic uint32_t state;
+    _Atomic uint32_t refs; /* the owner and every live worker */
+    _Atomic uint32_t live; /* worker threads */
+    _Atomic uint64_t stop_at;
+
+    struct rt_stack submitted;
+    struct rt_ring *ring;
+    struct rt_job *leftover; /* taken from the stack, no room in the ring */
+    _Atomic uint32_t refilling;
+    _Atomic uint32_t depth;  /* queued jobs */
+    _Atomic uint32_t busy;   /* jobs being run */
+    _Atomic uint32_t coming; /* 1: a worker was woken and has not looked yet */
+    _Atomic uint32_t lead;   /* 1: somebody leads */
+    _Atomic uint64_t idle[RT_IDLE_WORDS];
+
+    _Atomic uint64_t submits;
+    _Atomic uint64_t wakes; /* workers woken */
+    _Atomic uint64_t depth_high;
+
+    struct rt_job *close_job; /* posted when the last worker has ended */
+    struct rt_poller poller;
+};
+
+/* Make a pool of `workers` (1 to RT_MAX_WORKERS) with room for queue_limit
+ * queued jobs (1 to 2^24).  0, RT_EINVAL, RT_ENOMEM or RT_ESYS. */
+int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out);
+
+/* Start the workers if they have not been.  0, RT_ESYS or RT_ECLOSED.
+ * Thread: any.  Blocks: for the creation of threads, once. */
+int rt_pool_start(struct rt_pool *pool);
+
+/* Queue a job whose run function and mailbox are set.
+ * 0, RT_EFULL or RT_ECLOSED; the job is the pool's only on 0.
+ * Thread: any.  GIL: may be held.  Blocks: no. */
+int rt_pool_submit(struct rt_pool *pool, struct rt_job *job);
+
+/* Finish job and send it home.  Thread: the worker that holds it. */
+void rt_pool_complete(struct rt_job *job, int err);
+
+/* Refuse new jobs, finish what there is until `stop_at`, fail the rest, end the
+ * workers.  `job`, if given, is posted to its mailbox when the last worker has
+ * ended.  Calling again may only bring stop_at nearer; a second job is refused
+ * with RT_ECLOSED and stays the caller's.
+ * Thread: any.  Blocks: no. */
+int rt_pool_close(struct rt_pool *pool, uint64_t stop_at, struct rt_job *job);
+
+/* Wait until every worker has ended or `until` passed; whether they have.
+ * Thread: any but a worker.  GIL: must not be held.  Blocks: yes. */
+bool rt_pool_wait(struct rt_pool *pool, uint64_t until);
+
+/* The owner lets go.  An open pool closes at once.
+ * Thread: any.  Blocks: no. */
+void rt_pool_release(struct rt_pool *pool);
+
+/* Keep the pool's memory; a matching rt_pool_release_ref() is due. */
+void rt_pool_ref(struct rt_pool *pool);
+void rt_pool_unref(struct rt_pool *pool);
+
+/* Whether this process is a fork of the one that made the pool. */
+bool rt_pool_forked(const struct rt_pool *pool);
+
+/* In a forked child: close what descriptors the pool has.  The memory stays, as
+ * its state is that of some moment in the parent's threads. */
+void rt_pool_abandon(struct rt_pool *pool);
+
+static inline enum rt_pool_state rt_pool_state(const struct rt_pool *pool)
+{
+    return (enum rt_pool_state)atomic_load(&pool->state);
+}
+
+/* For rt_worker.c. */
+struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker);
+bool rt_pool_has_jobs(const struct rt_pool *pool);
+bool rt_pool_wake_one(struct rt_pool *pool);
+void rt_pool_wake_all(struct rt_pool *pool);
+bool rt_pool_check_stopped(struct rt_pool *pool);
+void rt_pool_worker_ended(struct rt_pool *pool);
+
+#endif
