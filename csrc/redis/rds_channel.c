@@ -1,0 +1,292 @@
+#include "rds_channel.h"
+
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "rds_conn.h"
+
+struct named_channel {
+    struct rds_channel channel;
+    char *endpoint;
+    char *copies[7]; /* of the options' strings */
+};
+
+static struct named_channel *named(const struct rds_channel *channel)
+{
+    return RT_CONTAINER_OF(channel, struct named_channel, channel);
+}
+
+static bool copy(struct named_channel *self, unsigned slot, const char **string)
+{
+    if (*string == NULL)
+        return true;
+    self->copies[slot] = strdup(*string);
+    *string = self->copies[slot];
+    return *string != NULL;
+}
+
+static void free_channel(struct named_channel *self)
+{
+    unsigned i;
+
+    for (i = 0; i < sizeof self->copies / sizeof *self->copies; i++) {
+        if (self->copies[i] != NULL)
+            explicit_bzero(self->copies[i], strlen(self->copies[i]));
+        free(self->copies[i]);
+    }
+    rds_credentials_free(atomic_exchange(&self->channel.credentials, NULL));
+    rds_conn_free(self->channel.conn);
+    if (self->channel.user_free != NULL)
+        self->channel.user_free(self->channel.user);
+    free(self->endpoint);
+    free(self);
+}
+
+static bool valid(const struct rds_options *o)
+{
+    if (o->path != NULL) {
+        if (*o->path == '\0' || strlen(o->path) >= sizeof ((struct sockaddr_un *)0)->sun_path)
+            return false;
+    } else if (o->host == NULL || *o->host == '\0' || o->port < 1 || o->port > 65535) {
+        return false;
+    }
+    return (o->protocol == 2 || o->protocol == 3) && o->db >= 0 && o->max_reply >= 1024 &&
+           o->max_reply < UINT32_MAX - 1024 && o->connect_retries >= -1;
+}
+
+static bool name(struct named_channel *self)
+{
+    const struct rds_options *o = &self->channel.options;
+    size_t size;
+
+    if (o->path != NULL) {
+        self->endpoint = strdup(o->path);
+        return self->endpoint != NULL;
+    }
+    size = strlen(o->host) + 16;
+    self->endpoint = malloc(size);
+    if (self->endpoint != NULL)
+        snprintf(self->endpoint, size, "%s:%d", o->host, o->port);
+    return self->endpoint != NULL;
+}
+
+int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
+                    struct rds_channel **out)
+{
+    struct named_channel *self;
+    struct rds_options *o;
+
+    if (!valid(options))
+        return RT_EINVAL;
+    self = calloc(1, sizeof *self);
+    if (self == NULL)
+        return RT_ENOMEM;
+    self->channel.options = *options;
+    o = &self->channel.options;
+    if (!copy(self, 0, &o->host) || !copy(self, 1, &o->path) || !copy(self, 2, &o->username) ||
+        !copy(self, 3, &o->password) || !copy(self, 4, &o->client_name) ||
+        !copy(self, 5, &o->lib_name) || !copy(self, 6, &o->lib_version) || !name(self) ||
+        rds_conn_new(&self->channel, &self->channel.conn) != RT_OK) {
+        free_channel(self);
+        return RT_ENOMEM;
+    }
+    atomic_init(&self->channel.refs, 1);
+    atomic_init(&self->channel.close_at, RT_NEVER);
+    self->channel.pool = pool;
+    rt_pool_ref(pool);
+    *out = &self->channel;
+    return RT_OK;
+}
+
+void rds_channel_ref(struct rds_channel *channel)
+{
+    atomic_fetch_add_explicit(&channel->refs, 1, memory_order_relaxed);
+}
+
+void rds_channel_unref(struct rds_channel *channel)
+{
+    struct rt_pool *pool = channel->pool;
+
+    /* Partner: the same line in another thread; the last one frees. */
+    if (atomic_fetch_sub_explicit(&channel->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    free_channel(named(channel));
+    rt_pool_unref(pool);
+}
+
+/* Make the connection a source of the poller, once. */
+static int add_source(struct rds_channel *channel)
+{
+    uint32_t absent = 0;
+    int err;
+
+    if (atomic_load_explicit(&channel->added, memory_order_acquire) == 2)
+        return RT_OK;
+    err = rt_pool_start(channel->pool);
+    if (err)
+        return err;
+    if (!atomic_compare_exchange_strong(&channel->added, &absent, 1)) {
+        /* Another thread is at it, for less than a microsecond. */
+        while (atomic_load_explicit(&channel->added, memory_order_acquire) != 2) {
+        }
+        return RT_OK;
+    }
+    rds_channel_ref(channel); /* the poller's, until destroy() */
+    rt_source_add(&channel->pool->poller, &channel->conn->source);
+    atomic_store_explicit(&channel->added, 2, memory_order_release);
+    return RT_OK;
+}
+
+int rds_channel_submit(struct rds_channel *channel, struct rds_job *job)
+{
+    struct rds_conn *conn = channel->conn;
+    uint64_t submitted;
+    int err;
+
+    if (atomic_load_explicit(&channel->closing, memory_order_acquire) != 0 ||
+        rt_pool_state(channel->pool) >= RT_POOL_DRAINING)
+        return RT_ECLOSED;
+    err = add_source(channel);
+    if (err)
+        return err;
+    RT_CHECK(rt_job_move(&job->base, RT_JOB_IDLE, RT_JOB_QUEUED));
+    if (job->base.deadline != RT_NEVER)
+        rt_source_due(&conn->source, job->base.deadline);
+    submitted = atomic_fetch_add(&conn->submitted, 1);
+    rt_stack_push(&conn->inbox, &job->base.node);
+    /* From here on the job may be home already. */
+    if (rds_conn_state(conn) == RDS_CONN_READY &&
+        atomic_load_explicit(&conn->finished, memory_order_acquire) == submitted) {
+        rds_conn_write_through(conn);
+    } else {
+        rt_source_attend(&conn->source, 0);
+    }
+    /* Partner: the move to CLOSED in rds_conn.c, followed by a look at the
+     * inbox: one of the two finds the job. */
+    if (rds_conn_state(conn) == RDS_CONN_CLOSED)
+        rds_conn_refuse(conn);
+    return RT_OK;
+}
+
+static void tell(struct rds_channel *channel, uint32_t what)
+{
+    if (atomic_load_explicit(&channel->added, memory_order_acquire) == 2 &&
+        rds_conn_state(channel->conn) != RDS_CONN_CLOSED)
+        rt_source_attend(&channel->conn->source, what);
+}
+
+/* Stands in close_job once the connection is closed. */
+#define CLOSED_ALREADY ((struct rt_job *)1)
+
+void rds_channel_closed(struct rds_channel *channel)
+{
+    struct rt_job *job = atomic_exchange(&channel->close_job, CLOSED_ALREADY);
+
+    if (job != NULL && job != CLOSED_ALREADY)
+        rt_pool_complete(job, RT_OK);
+}
+
+/* Have job posted when the connection is closed.  0 or RT_ECLOSED. */
+static int wait_for_close(struct rds_channel *channel, struct rt_job *job)
+{
+    struct rt_job *none = NULL;
+
+    /* Before it can be seen: whoever takes it finishes it. */
+    RT_CHECK(rt_job_move(job, RT_JOB_IDLE, RT_JOB_QUEUED));
+    if (atomic_compare_exchange_strong(&channel->close_job, &none, job))
+        return RT_OK;
+    if (none == CLOSED_ALREADY) {
+        rt_pool_complete(job, RT_OK);
+        return RT_OK;
+    }
+    RT_CHECK(rt_job_move(job, RT_JOB_QUEUED, RT_JOB_DONE));
+    RT_CHECK(rt_job_move(job, RT_JOB_DONE, RT_JOB_IDLE));
+    return RT_ECLOSED;
+}
+
+int rds_channel_close(struct rds_channel *channel, uint64_t close_at, struct rt_job *job)
+{
+    int err = RT_OK;
+
+    if (job != NULL)
+        err = wait_for_close(channel, job);
+    rt_atomic_min(&channel->close_at, close_at);
+    atomic_store(&channel->closing, 1);
+    if (atomic_load(&channel->added) == 0)
+        rds_channel_closed(channel); /* never used: there is nothing to close */
+    else
+        tell(channel, RT_CLOSING);
+    return err;
+}
+
+void rds_channel_release(struct rds_channel *channel)
+{
+    if (channel == NULL)
+        return;
+    if (!rt_pool_forked(channel->pool))
+        rds_channel_close(channel, 0, NULL);
+    rds_channel_unref(channel);
+}
+
+void rds_channel_disconnect(struct rds_channel *channel)
+{
+    if (rds_conn_state(channel->conn) == RDS_CONN_IDLE)
+        return;
+    atomic_store(&channel->disconnect, 1);
+    tell(channel, RT_ATTEND);
+}
+
+void rds_channel_abandon(struct rds_channel *channel)
+{
+    struct rds_conn *conn = channel->conn;
+
+    /* A snapshot of the parent's threads at work: trust nothing but numbers. */
+    if (conn->fd >= 0)
+        close(conn->fd);
+    if (conn->ctx != NULL && conn->ctx->fd >= 0)
+        close(conn->ctx->fd);
+}
+
+int rds_channel_credentials(struct rds_channel *channel, int err, const char *username,
+                            const char *password)
+{
+    struct rds_credentials *c = calloc(1, sizeof *c);
+
+    if (c == NULL)
+        return RT_ENOMEM;
+    c->err = err;
+    if (err == RT_OK) {
+        c->username = username != NULL ? strdup(username) : NULL;
+        c->password = strdup(password);
+        if (c->password == NULL || (username != NULL && c->username == NULL)) {
+            rds_credentials_free(c);
+            return RT_ENOMEM;
+        }
+    }
+    rds_credentials_free(atomic_exchange(&channel->credentials, c));
+    tell(channel, RT_ATTEND);
+    return RT_OK;
+}
+
+uint64_t rds_channel_depth(const struct rds_channel *channel)
+{
+    uint64_t finished = atomic_load(&channel->conn->finished);
+    uint64_t submitted = atomic_load(&channel->conn->submitted);
+
+    return submitted > finished ? submitted - finished : 0;
+}
+
+uint64_t rds_channel_submitted(const struct rds_channel *channel)
+{
+    return atomic_load(&channel->conn->submitted);
+}
+
+unsigned rds_channel_connections(const struct rds_channel *channel)
+{
+    return rds_conn_state(channel->conn) == RDS_CONN_READY;
+}
+
+const char *rds_channel_endpoint(const struct rds_channel *channel)
+{
+    return named(channel)->endpoint;
+}

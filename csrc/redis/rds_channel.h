@@ -1,0 +1,129 @@
+/* A channel: one Redis endpoint as the pool sees it.
+ *
+ * It has the endpoint's options and one full-duplex connection (rds_conn.h),
+ * which all commands share.  Any thread submits; the channel sends at once when
+ * the connection is idle (write-through: the submitting thread itself makes one
+ * non-blocking send, which saves a thread hop), and otherwise leaves the command
+ * to the worker that serves the connection.
+ *
+ * Options are copied.  The password is wiped from memory with the channel. */
+#ifndef RDS_CHANNEL_H
+#define RDS_CHANNEL_H
+
+#include "../runtime/rt_pool.h"
+#include "rds_job.h"
+
+struct rds_options {
+    const char *host; /* TCP, unless path is given */
+    int port;
+    const char *path; /* Unix socket */
+    const char *username;
+    const char *password; /* NULL: no authentication */
+    const char *client_name;
+    const char *lib_name, *lib_version; /* for CLIENT SETINFO, NULL: not sent */
+    int db;
+    int protocol;             /* 2 or 3 */
+    bool ask_credentials;     /* ask the owner for them before each connect */
+    bool keepalive;
+    int keep_idle, keep_interval, keep_count; /* seconds, seconds, probes; 0: system's */
+    uint64_t connect_timeout; /* ns for one attempt, RT_NEVER: none */
+    uint64_t health_interval; /* ns idle before a PING goes first, 0: never */
+    int connect_retries;      /* attempts after the first, -1: for ever */
+    uint64_t backoff_base, backoff_cap; /* ns between attempts */
+    bool backoff_jitter;
+    uint64_t max_reply;       /* bytes of one reply */
+};
+
+/* Counters; relaxed, read by anybody. */
+struct rds_stats {
+    _Atomic uint64_t replies;    /* matched to their command */
+    _Atomic uint64_t batches;    /* reads that brought replies */
+    _Atomic uint64_t writes;     /* sends */
+    _Atomic uint64_t inline_sends; /* of them by the submitting thread */
+    _Atomic uint64_t bytes_in, bytes_out;
+    _Atomic uint64_t errors;     /* commands that failed in the client */
+    _Atomic uint64_t timeouts;   /* of them by their deadline */
+    _Atomic uint64_t cancelled;  /* commands that nobody waited for any more */
+    _Atomic uint64_t dropped;    /* replies that nobody waited for any more */
+    _Atomic uint64_t pushes;     /* out-of-band messages dropped */
+    _Atomic uint64_t connects;   /* connections made */
+    _Atomic uint64_t connect_failures;
+    _Atomic uint64_t losses;     /* connections that broke */
+    _Atomic uint64_t retained;   /* commands kept over a broken connection */
+    _Atomic uint64_t high_water; /* most commands outstanding */
+};
+
+struct rds_conn;
+struct rds_credentials;
+
+struct rds_channel {
+    struct rt_pool *pool;
+    struct rds_options options; /* with copies of the strings */
+    _Atomic uint32_t refs;
+    _Atomic uint32_t added;     /* 1: the connection is a source of the poller */
+    _Atomic uint32_t closing;   /* 1: no new commands */
+    _Atomic uint64_t close_at;  /* what is not done by then fails */
+    _Atomic uint32_t disconnect; /* 1: close the connection when it is quiet */
+    struct rds_stats stats;
+    struct rds_conn *conn;
+    /* Called by a worker that needs credentials; answered, sooner or later, by
+     * rds_channel_credentials().  The mailbox is that of a command that waits:
+     * its owner can be asked.  Set before the first submit. */
+    int (*credentials_needed)(void *user, struct rt_mailbox *mailbox);
+    void *user;
+    void (*user_free)(void *user);
+    struct rds_credentials *_Atomic credentials; /* the answer, until taken */
+    struct rt_job *_Atomic close_job;
+};
+
+/* An answer; err is not 0 when the owner could not find any. */
+struct rds_credentials {
+    int err;
+    char *username, *password; /* username may be NULL */
+};
+
+/* Answer a call of credentials_needed.  The strings are copied.
+ * 0 or RT_ENOMEM.  Thread: any.  GIL: may be held.  Blocks: no. */
+int rds_channel_credentials(struct rds_channel *channel, int err, const char *username,
+                            const char *password);
+void rds_credentials_free(struct rds_credentials *credentials);
+
+/* 0, RT_EINVAL or RT_ENOMEM.  Thread: any.  Keeps a reference to pool. */
+int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
+                    struct rds_channel **out);
+
+/* Send job's command.  0 or RT_ECLOSED, RT_ESYS (no threads); the job is the
+ * channel's only on 0.
+ * Thread: any.  GIL: may be held.  Blocks: no. */
+int rds_channel_submit(struct rds_channel *channel, struct rds_job *job);
+
+/* Refuse new commands, finish what there is until close_at, fail the rest,
+ * close the connection.  `job`, if given, is posted to its mailbox when that is
+ * done; only the first such job is taken, RT_ECLOSED refuses another.
+ * Thread: any.  Blocks: no. */
+int rds_channel_close(struct rds_channel *channel, uint64_t close_at, struct rt_job *job);
+
+/* The owner lets go; every job has come home.  Thread: any.  Blocks: no. */
+void rds_channel_release(struct rds_channel *channel);
+
+/* Close the connection where it is idle, so that the next command makes a new
+ * one; commands under way are finished first.  Thread: any.  Blocks: no. */
+void rds_channel_disconnect(struct rds_channel *channel);
+
+/* In a forked child: close the socket, leave the rest as it is. */
+void rds_channel_abandon(struct rds_channel *channel);
+
+/* Commands submitted and not finished; connections open.  Hints. */
+uint64_t rds_channel_depth(const struct rds_channel *channel);
+uint64_t rds_channel_submitted(const struct rds_channel *channel);
+unsigned rds_channel_connections(const struct rds_channel *channel);
+
+/* "host:port" or the path, for messages.  Never the password. */
+const char *rds_channel_endpoint(const struct rds_channel *channel);
+
+/* For rds_conn.c. */
+void rds_channel_closed(struct rds_channel *channel);
+void rds_channel_ref(struct rds_channel *channel);
+void rds_channel_unref(struct rds_channel *channel);
+
+#endif

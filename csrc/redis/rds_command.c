@@ -1,0 +1,86 @@
+#include "rds_command.h"
+
+#include <string.h>
+#include <strings.h>
+
+static const char *const leased[] = {
+    /* wait on the server */
+    "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP",
+    "WAIT", "WAITAOF",
+    /* answer more than once, or turn the connection into something else */
+    "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
+    "MONITOR", "SYNC", "PSYNC", "REPLCONF", "SLAVEOF", "REPLICAOF", "FAILOVER", "SHUTDOWN",
+    /* belong to the connection */
+    "MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH", "SELECT", "AUTH", "HELLO", "RESET", "QUIT",
+    "ASKING", "READONLY", "READWRITE", "HIMPORT",
+};
+
+/* Commands of which only some forms need a connection of their own. */
+static const char *const depends[] = {
+    "CLIENT", "XREAD", "XREADGROUP", "SCRIPT", "DEBUG", "CLUSTER",
+};
+
+static const char *const client_shared[] = {
+    "LIST", "KILL", "PAUSE", "UNPAUSE", "UNBLOCK", "HELP",
+};
+
+static bool is(const char *word, size_t len, const char *name)
+{
+    return strlen(name) == len && strncasecmp(word, name, len) == 0;
+}
+
+static bool one_of(const char *word, size_t len, const char *const *names, size_t count)
+{
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        if (is(word, len, names[i]))
+            return true;
+    }
+    return false;
+}
+
+#define ONE_OF(word, len, names) one_of(word, len, names, sizeof (names) / sizeof *(names))
+
+enum rds_sharing rds_command_sharing(const char *name, size_t len)
+{
+    if (ONE_OF(name, len, leased))
+        return RDS_LEASED;
+    return ONE_OF(name, len, depends) ? RDS_DEPENDS : RDS_SHARED;
+}
+
+/* XREAD [COUNT n] [BLOCK ms] STREAMS ..., XREADGROUP GROUP g c [...] likewise. */
+static bool has_block(size_t argc, const char *const *argv, const size_t *lens)
+{
+    size_t i;
+
+    for (i = 1; i < argc && !is(argv[i], lens[i], "STREAMS"); i++) {
+        if (is(argv[i], lens[i], "BLOCK"))
+            return true;
+        if (is(argv[i], lens[i], "GROUP"))
+            i += 2; /* names, which may be anything */
+        else if (is(argv[i], lens[i], "COUNT"))
+            i += 1;
+    }
+    return false;
+}
+
+bool rds_command_shared(size_t argc, const char *const *argv, const size_t *lens)
+{
+    enum rds_sharing sharing;
+
+    if (argc == 0)
+        return true;
+    sharing = rds_command_sharing(argv[0], lens[0]);
+    if (sharing != RDS_DEPENDS)
+        return sharing == RDS_SHARED;
+    if (is(argv[0], lens[0], "XREAD") || is(argv[0], lens[0], "XREADGROUP"))
+        return !has_block(argc, argv, lens);
+    if (argc < 2)
+        return true; /* the server answers with an error */
+    if (is(argv[0], lens[0], "CLIENT"))
+        return ONE_OF(argv[1], lens[1], client_shared);
+    if (is(argv[0], lens[0], "SCRIPT") || is(argv[0], lens[0], "DEBUG"))
+        return !is(argv[1], lens[1], "DEBUG") && !is(argv[1], lens[1], "PROTOCOL");
+    return true;
+}

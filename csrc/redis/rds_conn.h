@@ -1,0 +1,151 @@
+/* A connection: one socket to a server, full duplex, made anew when it breaks.
+ *
+ * Its state, moved by rds_conn_move() alone:
+ *
+ *   IDLE --a command--> CREDENTIALS --> RESOLVING --> CONNECTING --> HANDSHAKE
+ *    ^  ^                   |               |              |             |
+ *    |  |                   +---------------+------+-------+-------------+
+ *    |  |                                          | failed              | ok
+ *    |  +--no more tries: commands fail-- BACKOFF <+                     v
+ *    +--closed by the server while idle, or broken -------------------- READY
+ *
+ *   any --channel or pool closes--> CLOSED
+ *
+ * Nothing here blocks: the socket is non-blocking from the start, waiting is the
+ * poller's, and a lookup has its own thread (rds_resolve.h).
+ *
+ * Who works on it.  `owner` is a lock that nobody waits for: who finds it taken
+ * leaves a note and goes, and who holds it looks at the notes before it goes.
+ * A worker holds it while it serves the connection, a submitting thread for the
+ * length of one send (write-through).
+ *
+ *   enter: FREE -> BUSY, or BUSY -> AGAIN and go away
+ *   leave: BUSY -> FREE, or AGAIN -> BUSY and one more round
+ *
+ * Why no command is left behind: a submitter pushes onto the inbox and then
+ * attends to the source (or enters); the holder takes the inbox after it was
+ * called and before it leaves. */
+#ifndef RDS_CONN_H
+#define RDS_CONN_H
+
+#include <hiredis/hiredis.h>
+
+#include "rds_channel.h"
+#include "rds_resolve.h"
+
+enum rds_conn_state {
+    RDS_CONN_IDLE = 0,    /* no socket, and nobody asks for one */
+    RDS_CONN_CREDENTIALS, /* the owner looks for credentials */
+    RDS_CONN_RESOLVING,   /* a lookup is under way */
+    RDS_CONN_CONNECTING,  /* connect() is under way */
+    RDS_CONN_HANDSHAKE,   /* HELLO, AUTH, SELECT ... are under way */
+    RDS_CONN_READY,       /* commands flow */
+    RDS_CONN_BACKOFF,     /* the last try failed, the next is due */
+    RDS_CONN_CLOSED,      /* for good */
+};
+
+enum { RDS_FREE = 0, RDS_BUSY = 1, RDS_AGAIN = 2 };
+
+#define RDS_STEPS 6 /* of a handshake, at most */
+
+struct rds_conn {
+    struct rt_source source;
+    struct rds_channel *channel;
+    struct rt_stack inbox;        /* submitted, not taken yet */
+    _Atomic uint32_t owner;       /* RDS_FREE, RDS_BUSY, RDS_AGAIN */
+    _Atomic uint32_t notes;       /* enum rt_what for the holder */
+    _Atomic uint32_t state;       /* enum rds_conn_state */
+    _Atomic uint64_t submitted;   /* commands taken in */
+    _Atomic uint64_t finished;    /* commands sent home */
+
+    /* All below: who holds `owner`. */
+    struct rt_joblist pending;    /* not appended yet, in order */
+    struct rt_joblist inflight;   /* appended, reply due, in order */
+    size_t head_sent;             /* bytes of pending's head appended already */
+    struct rt_joblist home;       /* finished, to be posted; one mailbox */
+    size_t tombstones;            /* in inflight */
+
+    redisContext *ctx;
+    redisContextFuncs funcs;      /* hiredis's, with our read and write */
+    struct rds_builder builder;
+    struct rds_arena scratch;     /* replies to our own commands */
+    char scratch_bytes[256];
+    uint64_t appended, written;   /* bytes of the stream so far */
+    uint64_t skip;                /* bytes of an over-long string to drop */
+    ssize_t last_read;            /* of the last read call */
+    uint64_t quiet_since;         /* last byte read, or first command sent */
+    bool readable, hung_up, watch_write;
+    bool pinging;                 /* a health check is under way */
+
+    struct rds_resolve *resolve;
+    const struct addrinfo *address; /* the next to try */
+    int fd;                       /* while connecting; then it is ctx's */
+    uint64_t connect_by, retry_at;
+    unsigned failures;            /* in a row */
+    bool single_auth;             /* AUTH takes one argument here */
+    char *username, *password;    /* for the next handshake */
+    uint8_t steps[RDS_STEPS];     /* handshake replies awaited */
+    unsigned step, step_count;
+    int last_error;               /* errno of the last try */
+    unsigned jitter;              /* state of the back-off's random numbers */
+};
+
+int rds_conn_new(struct rds_channel *channel, struct rds_conn **out);
+void rds_conn_free(struct rds_conn *conn);
+
+/* Try to hold conn.  When false, the holder goes round once more.
+ * Thread: any.  Blocks: no. */
+bool rds_conn_enter(struct rds_conn *conn, uint32_t note);
+
+/* Let go.  False: somebody left a note, and conn is still held. */
+bool rds_conn_leave(struct rds_conn *conn);
+
+static inline enum rds_conn_state rds_conn_state(const struct rds_conn *conn)
+{
+    return (enum rds_conn_state)atomic_load(&conn->state);
+}
+
+/* Handle what has come for conn.  Thread: worker. */
+void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *worker);
+
+/* Send at once what the inbox holds, if the connection is idle.
+ * Thread: the submitter.  GIL: may be held.  Blocks: no. */
+void rds_conn_write_through(struct rds_conn *conn);
+
+/* Fail what is in the inbox of a closed connection.  Thread: any. */
+void rds_conn_refuse(struct rds_conn *conn);
+
+/* ---- rds_connect.c: from nothing to READY ------------------------------- */
+
+void rds_conn_move(struct rds_conn *conn, enum rds_conn_state to);
+void rds_connect_begin(struct rds_conn *conn, uint64_t now);
+void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now);
+/* A reply to our own command has come, in conn->scratch. */
+void rds_connect_reply(struct rds_conn *conn);
+/* This try failed with err; text is for the person. */
+void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64_t now);
+/* Close the socket and whatever belongs to it. */
+void rds_connect_close(struct rds_conn *conn);
+
+/* ---- rds_exchange.c: commands out, replies in --------------------------- */
+
+/* Take the inbox into pending. */
+void rds_exchange_take(struct rds_conn *conn);
+/* Write what the socket takes.  Returns whether any progress was made; the
+ * connection may be lost afterwards. */
+bool rds_exchange_write(struct rds_conn *conn);
+/* Read what has come and send finished jobs home. */
+bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker);
+/* Fail what is past its deadline; tell the poller of the next one. */
+void rds_exchange_expire(struct rds_conn *conn, uint64_t now);
+/* The connection broke: keep what was not sent, fail what was. */
+void rds_exchange_lost(struct rds_conn *conn, int err, const char *why);
+/* Fail everything. */
+void rds_exchange_fail_pending(struct rds_conn *conn, int err, const char *text);
+void rds_exchange_fail_all(struct rds_conn *conn, int err, const char *text);
+/* Post what is finished. */
+void rds_exchange_flush(struct rds_conn *conn);
+/* Our read and write for hiredis, and where replies go. */
+void rds_exchange_attach(struct rds_conn *conn);
+
+#endif

@@ -1,0 +1,611 @@
+/* The exchange: commands out, replies in, each matched to its command.
+ *
+ * Full duplex: what is queued is written as the socket takes it and what has
+ * come is read, in turns, and neither waits for the other.  So a server that
+ * stops reading until its replies are taken cannot deadlock with us, and tasks
+ * that await at the same time become one deep pipeline.
+ *
+ * Matching is by order alone, as the protocol has it.  Therefore any doubt about
+ * the order ends the connection: a reply nobody asked for, a reply to a command
+ * that is not wholly written, a byte the parser does not understand. */
+#include <errno.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+
+#include "rds_conn.h"
+
+#define OUT_CHUNK ((size_t)64 << 10)  /* bytes kept in hiredis's output buffer */
+#define HOME_CHUNK 64                 /* jobs posted at once */
+#define SILENCE (1 * RT_SEC)          /* no byte for so long: the peer is gone */
+#define SANE_LENGTH (UINT64_C(1) << 40)
+
+/* ---- going home --------------------------------------------------------- */
+
+void rds_exchange_flush(struct rds_conn *conn)
+{
+    if (conn->home.head != NULL)
+        rt_mailbox_post(conn->home.head->mailbox, &conn->home);
+}
+
+static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
+{
+    struct rds_stats *stats = &conn->channel->stats;
+
+    if (job->tombstone) {
+        free(job);
+        conn->tombstones--;
+        return;
+    }
+    if (!rt_job_finish(&job->base, err))
+        rt_count(&stats->cancelled, 1);
+    else if (err != RT_OK)
+        rt_count(&stats->errors, 1);
+    if (conn->home.head != NULL && (conn->home.head->mailbox != job->base.mailbox ||
+                                    conn->home.count >= HOME_CHUNK))
+        rds_exchange_flush(conn);
+    rt_joblist_append(&conn->home, &job->base);
+    /* Before it can be seen as done.  Partner: write-through's look. */
+    atomic_store_explicit(&conn->finished,
+                          atomic_load_explicit(&conn->finished, memory_order_relaxed) + 1,
+                          memory_order_release);
+}
+
+/* Fail one job with a text that says to which endpoint and what may have run. */
+static void fail_job(struct rds_conn *conn, struct rds_job *job, int err, bool maybe_run,
+                     const char *text)
+{
+    if (!job->tombstone) {
+        job->maybe_run = maybe_run;
+        rds_arena_set_text(&job->reply, RDS_ERROR, text);
+    }
+    send_home(conn, job, err);
+}
+
+/* ---- taking and writing ------------------------------------------------- */
+
+void rds_exchange_take(struct rds_conn *conn)
+{
+    struct rt_node *node = rt_stack_take(&conn->inbox);
+    uint64_t due = RT_NEVER, outstanding;
+
+    if (node == NULL)
+        return;
+    while (node != NULL) {
+        struct rt_job *job = RT_CONTAINER_OF(node, struct rt_job, node);
+
+        node = node->next;
+        rt_joblist_append(&conn->pending, job);
+        if (job->deadline < due)
+            due = job->deadline;
+    }
+    if (due != RT_NEVER)
+        rt_source_due(&conn->source, due);
+    outstanding = conn->pending.count + conn->inflight.count;
+    rt_atomic_max(&conn->channel->stats.high_water, outstanding);
+}
+
+/* Append what fits; a large command goes in pieces, so that the output buffer
+ * stays small.  False: no memory. */
+static bool append(struct rds_conn *conn)
+{
+    redisContext *c = conn->ctx;
+
+    while (conn->pending.head != NULL && sdslen(c->obuf) < OUT_CHUNK) {
+        struct rds_job *job = rds_job_of(conn->pending.head);
+        size_t n;
+
+        if (conn->head_sent == 0) {
+            if (!rt_job_move(&job->base, RT_JOB_QUEUED, RT_JOB_RUNNING)) {
+                /* Cancelled before any of it was sent. */
+                rt_joblist_pop(&conn->pending);
+                send_home(conn, job, RT_ECANCELLED);
+                continue;
+            }
+            job->start = conn->appended;
+            job->end = job->start + job->request_len;
+        }
+        n = job->request_len - conn->head_sent;
+        if (n > OUT_CHUNK)
+            n = OUT_CHUNK;
+        if (redisAppendFormattedCommand(c, job->request + conn->head_sent, n) != REDIS_OK)
+            return false;
+        conn->appended += n;
+        conn->head_sent += n;
+        if (conn->head_sent < job->request_len)
+            continue;
+        conn->head_sent = 0;
+        rt_joblist_pop(&conn->pending);
+        if (conn->inflight.head == NULL)
+            conn->quiet_since = rt_now();
+        rt_joblist_append(&conn->inflight, &job->base);
+    }
+    return true;
+}
+
+bool rds_exchange_write(struct rds_conn *conn)
+{
+    redisContext *c = conn->ctx;
+    struct rds_stats *stats = &conn->channel->stats;
+    bool may_append = rds_conn_state(conn) == RDS_CONN_READY && !conn->pinging &&
+                      atomic_load(&conn->channel->disconnect) == 0;
+    bool progress = false;
+    int done = 1;
+
+    for (;;) {
+        uint64_t before;
+
+        if (may_append && !append(conn)) {
+            rds_exchange_lost(conn, RT_ENOMEM, "no memory for the output buffer");
+            return true;
+        }
+        if (sdslen(c->obuf) == 0)
+            break;
+        before = conn->appended - sdslen(c->obuf);
+        if (redisBufferWrite(c, &done) != REDIS_OK) {
+            rds_exchange_lost(conn, RT_ELOST, c->errstr);
+            return true;
+        }
+        conn->written = conn->appended - sdslen(c->obuf);
+        rt_count(&stats->writes, 1);
+        rt_count(&stats->bytes_out, conn->written - before);
+        progress = progress || conn->written > before;
+        if (!done)
+            break;
+    }
+    /* Ask for the edge only while there is something left: on a Unix socket
+     * every read of the peer's would wake us otherwise. */
+    if (!done != conn->watch_write) {
+        conn->watch_write = !done;
+        if (rt_source_watch(&conn->source, c->fd, conn->watch_write, true) != RT_OK) {
+            rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");
+            return true;
+        }
+    }
+    return progress;
+}
+
+/* ---- reading and matching ----------------------------------------------- */
+
+static ssize_t read_socket(redisContext *c, char *buf, size_t cap)
+{
+    struct rds_conn *conn = c->privdata;
+    ssize_t n;
+
+    do {
+        n = recv(c->fd, buf, cap, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    conn->last_read = n;
+    if (n > 0) {
+        /* Fewer bytes than asked for: the socket is drained, and whatever comes
+         * later is a new edge.  Not so once the peer has closed: its end of file
+         * may have come with the edge that brought these bytes. */
+        if ((size_t)n < cap && !conn->hung_up)
+            conn->readable = false;
+        return n;
+    }
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        conn->last_read = 0;
+        conn->readable = false;
+        return 0;
+    }
+    c->err = n == 0 ? REDIS_ERR_EOF : REDIS_ERR_IO;
+    snprintf(c->errstr, sizeof c->errstr, "%s",
+             n == 0 ? "the server closed the connection" : strerror(errno));
+    return -1;
+}
+
+static ssize_t write_socket(redisContext *c)
+{
+    ssize_t n;
+
+    do {
+        /* A closed peer must not raise SIGPIPE in whoever writes through. */
+        n = send(c->fd, c->obuf, sdslen(c->obuf), MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n >= 0)
+        return n;
+    if (errno == EAGAIN || errno == EWOULDBLOCK)
+        return 0;
+    c->err = REDIS_ERR_IO;
+    snprintf(c->errstr, sizeof c->errstr, "%s", strerror(errno));
+    return -1;
+}
+
+/* The builder asks where the reply that begins belongs. */
+static bool begin_reply(void *owner, struct rds_arena **into)
+{
+    struct rds_conn *conn = owner;
+    struct rds_job *job;
+
+    if (conn->pinging || rds_conn_state(conn) != RDS_CONN_READY) {
+        *into = &conn->scratch;
+        return true;
+    }
+    if (conn->inflight.head == NULL)
+        return false;
+    job = rds_job_of(conn->inflight.head);
+    if (job->end > conn->written)
+        return false; /* its command is not out yet */
+    *into = rt_job_state(&job->base) == RT_JOB_RUNNING ? &job->reply : NULL;
+    return true;
+}
+
+void rds_exchange_attach(struct rds_conn *conn)
+{
+    redisContext *c = conn->ctx;
+
+    conn->funcs = *c->funcs;
+    conn->funcs.read = read_socket;
+    conn->funcs.write = write_socket;
+    c->funcs = &conn->funcs;
+    c->privdata = conn;
+    c->reader->fn = &rds_reply_functions;
+    c->reader->privdata = &conn->builder;
+    c->reader->maxbuf = (size_t)1 << 20;
+    memset(&conn->builder, 0, sizeof conn->builder);
+    conn->builder.begin = begin_reply;
+    conn->builder.owner = conn;
+    conn->builder.max_bytes = conn->channel->options.max_reply;
+    conn->appended = conn->written = conn->skip = 0;
+    conn->readable = conn->hung_up = conn->pinging = conn->watch_write = false;
+}
+
+/* A whole reply is there: whose is it? */
+static bool match(struct rds_conn *conn)
+{
+    struct rds_builder *b = &conn->builder;
+    struct rds_stats *stats = &conn->channel->stats;
+    struct rds_job *job;
+    bool too_big = b->too_big;
+
+    b->skipped = false;
+    if (b->out_of_band) {
+        rt_count(&stats->pushes, 1);
+        return true;
+    }
+    if (conn->pinging || rds_conn_state(conn) != RDS_CONN_READY) {
+        rds_connect_reply(conn);
+        return conn->ctx != NULL;
+    }
+    job = rds_job_of(rt_joblist_pop(&conn->inflight));
+    if (job->tombstone || rt_job_state(&job->base) != RT_JOB_RUNNING)
+        rt_count(&stats->dropped, 1);
+    if (too_big) {
+        char text[160];
+
+        snprintf(text, sizeof text, "the reply from %.90s is over the cap of %llu bytes",
+                 rds_channel_endpoint(conn->channel), (unsigned long long)b->max_bytes);
+        fail_job(conn, job, RT_ETOOBIG, true, text);
+    } else {
+        send_home(conn, job, RT_OK);
+    }
+    return true;
+}
+
+/* A string that is declared longer than the cap is not waited for in memory: an
+ * empty one takes its place and its bytes are dropped as they come.  False: the
+ * stream cannot be trusted. */
+static bool skip_long_string(struct rds_conn *conn)
+{
+    redisReader *r = conn->ctx->reader;
+    const redisReadTask *task;
+    const char *p, *end;
+    uint64_t declared = 0, have;
+    const char *stand_in;
+    size_t header;
+
+    if (r->ridx < 0 || conn->builder.max_bytes < 1024)
+        return true;
+    task = r->task[r->ridx];
+    if (task->type != REDIS_REPLY_STRING && task->type != REDIS_REPLY_VERB)
+        return true;
+    p = r->buf + r->pos;
+    end = memchr(p, '\r', r->len - r->pos);
+    if (end == NULL || end + 1 >= r->buf + r->len || end - p > 20)
+        return end == NULL || end - p <= 20;
+    for (header = 0; p + header < end; header++) {
+        if (p[header] < '0' || p[header] > '9')
+            return true; /* hiredis says what is wrong with it */
+        declared = declared * 10 + (uint64_t)(p[header] - '0');
+        if (declared > SANE_LENGTH)
+            return false;
+    }
+    if (declared <= conn->builder.max_bytes)
+        return true;
+    header += 2;
+    have = r->len - r->pos - header;
+    if (have >= declared + 2)
+        return true; /* it is all here; the builder drops it */
+    stand_in = task->type == REDIS_REPLY_VERB ? "4\r\ntxt:\r\n" : "0\r\n\r\n";
+    if (header + have < strlen(stand_in))
+        return true; /* too little to write over: look again when more has come */
+    conn->skip = declared + 2 - have;
+    conn->builder.skipped = conn->builder.too_big = true;
+    conn->builder.into = NULL;
+    memcpy(r->buf + r->pos, stand_in, strlen(stand_in));
+    r->len = r->pos + strlen(stand_in);
+    sdssetlen(r->buf, r->len);
+    return true;
+}
+
+/* Parse what is buffered.  False: the connection is gone. */
+static bool parse(struct rds_conn *conn, uint64_t *count)
+{
+    redisReader *r = conn->ctx->reader;
+    char why[160];
+
+    for (;;) {
+        void *reply = NULL;
+
+        if (conn->skip > 0)
+            return true; /* the stand-in waits until the last byte is dropped */
+        if (redisReaderGetReply(r, &reply) != REDIS_OK || conn->builder.bad != NULL) {
+            snprintf(why, sizeof why, "%s", conn->builder.bad != NULL ? conn->builder.bad : r->errstr);
+            rds_exchange_lost(conn, RT_EPROTOCOL, why);
+            return false;
+        }
+        if (reply != NULL) {
+            *count += !conn->builder.out_of_band;
+            if (!match(conn))
+                return false;
+            continue;
+        }
+        if (!skip_long_string(conn)) {
+            rds_exchange_lost(conn, RT_EPROTOCOL, "a string of an impossible length");
+            return false;
+        }
+        return true;
+    }
+}
+
+/* Drop bytes of an over-long string.  Returns what a read returns. */
+static int drop_bytes(struct rds_conn *conn)
+{
+    char waste[16 << 10];
+    size_t want = conn->skip < sizeof waste ? (size_t)conn->skip : sizeof waste;
+    ssize_t n = read_socket(conn->ctx, waste, want);
+
+    if (n < 0)
+        return REDIS_ERR;
+    conn->skip -= (uint64_t)n;
+    return REDIS_OK;
+}
+
+bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker)
+{
+    struct rds_stats *stats = &conn->channel->stats;
+    uint64_t count = 0, bytes = 0;
+    bool progress = false;
+
+    while (conn->readable) {
+        int status = conn->skip > 0 ? drop_bytes(conn) : redisBufferRead(conn->ctx);
+
+        if (status != REDIS_OK) {
+            rds_exchange_lost(conn, RT_ELOST, conn->ctx->errstr);
+            progress = true;
+            break;
+        }
+        if (conn->last_read <= 0)
+            break;
+        progress = true;
+        bytes += (uint64_t)conn->last_read;
+        if (!parse(conn, &count) || conn->ctx == NULL)
+            break;
+    }
+    if (bytes > 0) {
+        conn->quiet_since = rt_now();
+        rt_count(&stats->bytes_in, bytes);
+    }
+    if (count > 0) {
+        rt_count(&stats->batches, 1);
+        rt_count(&stats->replies, count);
+        rt_count_own(&worker->stats.batches, 1);
+        rt_count_own(&worker->stats.commands, count);
+    }
+    rds_exchange_flush(conn);
+    return progress;
+}
+
+/* ---- failing ------------------------------------------------------------ */
+
+static void describe(char *out, size_t size, struct rds_conn *conn, const char *what,
+                     bool maybe_run)
+{
+    snprintf(out, size, "%s (%s): %s", what, rds_channel_endpoint(conn->channel),
+             maybe_run ? "the command was sent and may have run"
+                       : "the command was not sent, so it was not executed");
+}
+
+/* Whether the server can have seen any byte of job's command. */
+static bool maybe_seen(const struct rds_conn *conn, const struct rds_job *job)
+{
+    return job->start < conn->written;
+}
+
+/* Put what is in flight and unseen back to the head of pending, fail the rest. */
+static void settle_inflight(struct rds_conn *conn, int err, const char *text, bool keep)
+{
+    struct rt_joblist back;
+    struct rt_job *base;
+
+    rt_joblist_init(&back);
+    if (conn->head_sent > 0) {
+        /* The head of pending was being appended: it is the last in flight. */
+        struct rt_job *head = rt_joblist_pop(&conn->pending);
+
+        conn->head_sent = 0;
+        rt_joblist_append(&conn->inflight, head);
+    }
+    while ((base = rt_joblist_pop(&conn->inflight)) != NULL) {
+        struct rds_job *job = rds_job_of(base);
+
+        if (!maybe_seen(conn, job) && keep && !job->tombstone) {
+            if (rt_job_move(base, RT_JOB_RUNNING, RT_JOB_QUEUED)) {
+                rt_count(&conn->channel->stats.retained, 1);
+                rt_joblist_append(&back, base);
+            } else {
+                send_home(conn, job, RT_ECANCELLED);
+            }
+        } else {
+            fail_job(conn, job, err, maybe_seen(conn, job), text);
+        }
+    }
+    rt_joblist_prepend_all(&conn->pending, &back);
+}
+
+void rds_exchange_lost(struct rds_conn *conn, int err, const char *why)
+{
+    bool was_ready = rds_conn_state(conn) == RDS_CONN_READY;
+    bool had_commands = conn->inflight.count > 0 || conn->head_sent > 0;
+    char reason[128], text[320];
+
+    snprintf(reason, sizeof reason, "%s", why); /* it may be in the context */
+    if (!was_ready) {
+        rds_connect_failed(conn, err, reason, rt_now());
+        return;
+    }
+    snprintf(text, sizeof text, "Connection to %.120s lost: %s; the command was sent and may have run",
+             rds_channel_endpoint(conn->channel), reason);
+    if (err == RT_EPROTOCOL)
+        snprintf(text, sizeof text, "Protocol error from %.120s: %s; the command was sent and may have run",
+                 rds_channel_endpoint(conn->channel), reason);
+    settle_inflight(conn, err, text, true);
+    rds_exchange_flush(conn);
+    if (had_commands)
+        rt_count(&conn->channel->stats.losses, 1);
+    rds_connect_close(conn);
+    rds_conn_move(conn, RDS_CONN_IDLE);
+}
+
+void rds_exchange_fail_pending(struct rds_conn *conn, int err, const char *text)
+{
+    struct rt_job *base;
+
+    while ((base = rt_joblist_pop(&conn->pending)) != NULL)
+        fail_job(conn, rds_job_of(base), err, false, text);
+    rds_exchange_flush(conn);
+}
+
+void rds_exchange_fail_all(struct rds_conn *conn, int err, const char *what)
+{
+    char text[320];
+
+    describe(text, sizeof text, conn, what, true);
+    settle_inflight(conn, err, text, true);
+    describe(text, sizeof text, conn, what, false);
+    rds_exchange_fail_pending(conn, err, text);
+}
+
+/* ---- deadlines ---------------------------------------------------------- */
+
+/* A job whose command is out leaves a stand-in for its reply and goes home. */
+static bool bury(struct rds_conn *conn, struct rt_job **link, struct rds_job *job)
+{
+    struct rds_job *stone = calloc(1, sizeof *stone);
+    struct rt_joblist *list = &conn->inflight;
+
+    if (stone == NULL)
+        return false;
+    stone->tombstone = true;
+    stone->start = job->start;
+    stone->end = job->end;
+    atomic_init(&stone->base.state, RT_JOB_ABANDONED);
+    stone->base.next = job->base.next;
+    *link = &stone->base;
+    if (list->tail == &job->base)
+        list->tail = &stone->base;
+    conn->tombstones++;
+    return true;
+}
+
+static uint64_t expire_pending(struct rds_conn *conn, uint64_t now, uint64_t next)
+{
+    struct rt_joblist kept;
+    struct rt_job *base;
+    char text[320];
+
+    rt_joblist_init(&kept);
+    while ((base = rt_joblist_pop(&conn->pending)) != NULL) {
+        if (base->deadline > now) {
+            if (base->deadline < next)
+                next = base->deadline;
+            rt_joblist_append(&kept, base);
+            continue;
+        }
+        rt_count(&conn->channel->stats.timeouts, 1);
+        describe(text, sizeof text, conn, "Timeout before the command could be sent", false);
+        fail_job(conn, rds_job_of(base), RT_ETIMEOUT, false, text);
+    }
+    conn->pending = kept;
+    return next;
+}
+
+static uint64_t expire_inflight(struct rds_conn *conn, uint64_t now, uint64_t next)
+{
+    struct rt_job **link = &conn->inflight.head;
+    char text[320];
+
+    while (*link != NULL) {
+        struct rds_job *job = rds_job_of(*link);
+
+        if (job->tombstone || job->base.deadline > now ||
+            rt_job_state(&job->base) != RT_JOB_RUNNING) {
+            if (!job->tombstone && rt_job_state(&job->base) == RT_JOB_RUNNING &&
+                job->base.deadline < next)
+                next = job->base.deadline;
+            link = &(*link)->next;
+            continue;
+        }
+        if (!bury(conn, link, job))
+            return now; /* try again at once: memory may be back */
+        link = &(*link)->next;
+        job->base.next = NULL;
+        rt_count(&conn->channel->stats.timeouts, 1);
+        describe(text, sizeof text, conn, "Timeout waiting for the reply", true);
+        fail_job(conn, job, RT_ETIMEOUT, true, text);
+    }
+    return next;
+}
+
+/* A command that is partly out cannot be taken back alone: the connection goes
+ * with it.  Returns whether it did. */
+static bool expire_head(struct rds_conn *conn, uint64_t now)
+{
+    struct rds_job *job;
+    char text[320];
+    bool seen;
+
+    if (conn->head_sent == 0 || conn->pending.head->deadline > now)
+        return false;
+    job = rds_job_of(rt_joblist_pop(&conn->pending));
+    conn->head_sent = 0;
+    seen = maybe_seen(conn, job);
+    rt_count(&conn->channel->stats.timeouts, 1);
+    describe(text, sizeof text, conn, "Timeout sending the command", seen);
+    fail_job(conn, job, RT_ETIMEOUT, seen, text);
+    rds_exchange_lost(conn, RT_ELOST, "the server stopped reading");
+    return true;
+}
+
+void rds_exchange_expire(struct rds_conn *conn, uint64_t now)
+{
+    uint64_t next;
+
+    if (expire_head(conn, now))
+        rds_exchange_flush(conn);
+    next = expire_pending(conn, now, RT_NEVER);
+    next = expire_inflight(conn, now, next);
+    rds_exchange_flush(conn);
+    if (conn->tombstones > 0 && rds_conn_state(conn) == RDS_CONN_READY) {
+        /* Replies are overdue.  A peer that sends nothing at all is gone. */
+        uint64_t gone = rt_after(conn->quiet_since, SILENCE);
+
+        if (gone <= now) {
+            rds_exchange_lost(conn, RT_ELOST, "no reply within the timeout");
+            return;
+        }
+        if (gone < next)
+            next = gone;
+    }
+    rt_source_due(&conn->source, next);
+}

@@ -1,0 +1,54 @@
+/* A Redis command as a job: its bytes on the way out, its reply on the way in.
+ *
+ * The owner encodes the command (rds_cmd.h) and submits it to a channel; a
+ * worker sends it and fills in the reply or the reason of its failure; the job
+ * comes home to its mailbox.
+ *
+ * `start` and `end` are the command's place in the connection's stream of bytes.
+ * With the count of bytes the socket took they answer the one question that
+ * matters when a connection breaks: can the server have seen any of it? */
+#ifndef RDS_JOB_H
+#define RDS_JOB_H
+
+#include "../runtime/rt_job.h"
+#include "rds_reply.h"
+
+#define RDS_INLINE 136 /* bytes of a command or reply kept in the job itself */
+
+struct rds_job {
+    struct rt_job base;
+    char *request; /* RESP bytes; `inline_bytes` or on the heap */
+    size_t request_len;
+    uint64_t start, end; /* place in the stream, valid once appended */
+    struct rds_arena reply;
+    bool maybe_run;  /* it failed, but the server may have run it */
+    bool tombstone;  /* stands for a timed-out job whose reply is due */
+    char inline_bytes[RDS_INLINE];
+};
+
+static inline struct rds_job *rds_job_of(struct rt_job *job)
+{
+    return RT_CONTAINER_OF(job, struct rds_job, base);
+}
+
+/* A job on memory of the owner's, with an empty command. */
+static inline void rds_job_init(struct rds_job *job, struct rt_mailbox *mailbox, uint64_t deadline)
+{
+    rt_job_init(&job->base, mailbox, deadline);
+    job->request = job->inline_bytes;
+    job->request_len = 0;
+    job->start = job->end = 0;
+    job->maybe_run = job->tombstone = false;
+    rds_arena_init(&job->reply, job->inline_bytes, RDS_INLINE);
+}
+
+/* Free what the job has on the heap; the job itself is the owner's. */
+static inline void rds_job_fini(struct rds_job *job)
+{
+    if (job->request != job->inline_bytes)
+        free(job->request);
+    job->request = job->inline_bytes;
+    rds_arena_free(&job->reply);
+}
+
+#endif
