@@ -1,0 +1,132 @@
+/* offloop._core: the module's state, shared by every file of this folder.
+ *
+ * For: one place that owns all Python objects the extension keeps between
+ * calls.  There is no static PyObject anywhere, so a second interpreter, or a
+ * second import after the first module died, has a state of its own.
+ *
+ * Used: each part (future, pool, channel, client ...) has one row in the
+ * table of module.c: register fills its fields of the state, visit and clear
+ * serve the collector.  An object of a core type keeps a plain
+ * `struct core_state *`; PyType_GetModuleByDef is missing in 3.10.
+ *
+ * Correct: the pointer cannot dangle.  An instance holds its heap type, the
+ * type holds the module, and the module owns the memory of the state.  The
+ * collector may clear the fields before the last instance is gone, therefore
+ * code that a dying object runs (tp_clear, tp_dealloc) tests what it uses. */
+#ifndef OFFLOOP_CORE_H
+#define OFFLOOP_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+
+/* How many dead futures wait for reuse; 1024 of them are about 180 KB. */
+#define CORE_FUTURE_FREE_MAX 1024
+
+struct core_future;
+
+/* Names that methods are called by, interned once. */
+struct core_names {
+    PyObject *call_soon;
+    PyObject *call_exception_handler;
+    PyObject *context;
+    PyObject *exception;
+    PyObject *future;
+    PyObject *get_debug;
+    PyObject *message;
+    PyObject *msg;
+    PyObject *source_traceback;
+};
+
+/* What the awaitable needs from asyncio, and its free list. */
+struct core_future_state {
+    PyTypeObject *type;
+    PyObject *cancelled_error;
+    PyObject *invalid_state_error;
+    PyObject *extract_stack;        /* traceback.extract_stack */
+    PyObject *repr;                 /* base_futures._future_repr, or NULL */
+    PyObject *repr_info;            /* 3.10: _future_repr_info, or NULL */
+    PyObject *kw_context;           /* ("context",) for vectorcall */
+    PyObject *asyncio_future;       /* asyncio.Future: what it refuses, we do */
+
+    PyTypeObject *task_type;        /* _asyncio.Task, or NULL: never in place */
+    PyMethodDef *task_wakeup_borrowed;  /* static data of _asyncio */
+    PyObject *current_tasks;        /* dict loop -> task, up to 3.13 */
+    PyObject *current_task;         /* asyncio.current_task, for later ones */
+
+    struct core_future *free[CORE_FUTURE_FREE_MAX];
+    int n_free;
+    int max_free;                   /* 0 once the state is being cleared */
+};
+
+/* What the pool and the Redis client need. */
+struct core_native_state {
+    PyTypeObject *bridge_type;
+    PyTypeObject *pool_type;
+    PyTypeObject *channel_type;
+    PyTypeObject *client_type;
+    PyObject *get_running_loop;     /* asyncio._get_running_loop */
+
+    /* Given by offloop.redis, which imports the redis package. */
+    PyObject *parse_error;          /* error text -> exception */
+    PyObject *connection_error;
+    PyObject *timeout_error;
+    PyObject *data_error;
+    PyObject *invalid_response;
+    PyObject *redis_error;
+    PyObject *response_error;
+    PyObject *chain;                /* (future, awaitable): settle by it */
+
+    PyObject *commands;             /* name -> what is known of it (args.c) */
+
+    PyObject *str_add_reader;
+    PyObject *str_remove_reader;
+    PyObject *str_is_closed;
+    PyObject *str_call_soon_threadsafe;
+    PyObject *str_keys;
+    PyObject *str_never_decode;
+    PyObject *str_empty_response;
+    PyObject *str_open_channel;
+    PyObject *str_execute_leased;
+    PyObject *str_execute_deferred;
+};
+
+struct core_state {
+    struct core_names names;
+    struct core_future_state future;
+    struct core_native_state native;
+};
+
+extern struct PyModuleDef core_module_def;
+
+/* The state of our module.
+ * Thread: any.  GIL: held.  Blocks: no. */
+static inline struct core_state *
+core_state_of(PyObject *module)
+{
+    return (struct core_state *)PyModule_GetState(module);
+}
+
+/* The state, found from a type that may be a Python subclass of ours; NULL with
+ * an exception set when it is not (PyType_GetModuleByDef is 3.11's). */
+struct core_state *core_state_of_type(PyTypeObject *type);
+
+/* Import `module` and give its attribute `name`.
+ * Thread: any.  GIL: held.  Blocks: may import.
+ * Ownership: a new reference, NULL with an exception set. */
+PyObject *core_import_attr(const char *module, const char *name);
+
+/* One part of the module.  register runs once in the exec slot, in the order
+ * of the table, and returns -1 with an exception set; visit is a traverse over
+ * the part's fields; clear drops what can take part in a cycle and may run
+ * twice, or after a register that failed half way. */
+struct core_part {
+    int (*register_part)(PyObject *module, struct core_state *st);
+    int (*visit)(struct core_state *st, visitproc visit, void *arg);
+    void (*clear)(struct core_state *st);
+};
+
+extern const struct core_part core_future_part;
+extern const struct core_part core_native_part;
+
+#endif
