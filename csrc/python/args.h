@@ -1,0 +1,19 @@
+/* A command's arguments to RESP, by redis-py's rules.
+ *
+ * bytes, bytearray and memoryview as they are; str in the client's encoding; int
+ * and float by repr(); anything else, bool included, is a DataError.  The command's
+ * name may hold several words ("CLIENT LIST"), which are sent apart. */
+#ifndef OFFLOOP_ARGS_H
+#define OFFLOOP_ARGS_H
+
+#include "../redis/rds_cmd.h"
+#include "channel_type.h"
+#include "core.h"
+
+/* Encode args[0..nargs) into job, and say whether the command may share a
+ * connection.  1: it may, and job has it; 0: it may not, job is untouched; -1:
+ * an exception is set. */
+int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
+                     Py_ssize_t nargs);
+
+#endif

@@ -1,0 +1,489 @@
+#include "bridge.h"
+
+#include "errors.h"
+#include "pool_type.h"
+
+/* Jobs handled in one turn of the loop: then timers and sockets have theirs. */
+#define DRAIN_MAX 512
+#define FREE_MAX 4096 /* jobs kept for reuse, 256 bytes and a bit each */
+
+static struct core_job *job_of(struct rt_job *base)
+{
+    return RT_CONTAINER_OF(rds_job_of(base), struct core_job, rds);
+}
+
+/* ---- jobs ---------------------------------------------------------------------- */
+
+struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline)
+{
+    struct core_job *job = bridge->free;
+
+    if (job != NULL) {
+        bridge->free = job->rds.base.next != NULL ? job_of(job->rds.base.next) : NULL;
+        bridge->free_count--;
+    } else {
+        job = malloc(sizeof *job);
+        if (job == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+    }
+    rds_job_init(&job->rds, bridge->mailbox, deadline);
+    job->finish = NULL;
+    job->empty_response = NULL;
+    job->keep = NULL;
+    job->send = NULL;
+    job->raw = false;
+    return job;
+}
+
+void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job)
+{
+    rds_job_fini(&job->rds);
+    Py_CLEAR(job->empty_response);
+    Py_CLEAR(job->keep);
+    if (bridge->free_count >= FREE_MAX) {
+        free(job);
+        return;
+    }
+    job->rds.base.next = bridge->free != NULL ? &bridge->free->rds.base : NULL;
+    bridge->free = job;
+    bridge->free_count++;
+}
+
+/* The future was cancelled: nobody waits for the job any more. */
+static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
+{
+    struct core_job *job = link;
+
+    (void)st;
+    job->rds.base.owner = NULL;
+    if (rt_job_state(&job->rds.base) != RT_JOB_IDLE)
+        (void)rt_job_cancel(&job->rds.base);
+    Py_DECREF(fut); /* the job's; the caller holds another */
+}
+
+static void count_out(struct core_bridge *bridge)
+{
+    uint64_t depth = bridge->outstanding + bridge->parked.count;
+
+    if (depth > bridge->high_water)
+        bridge->high_water = depth;
+}
+
+/* Submit a job that has been admitted. */
+static int submit(struct core_bridge *bridge, struct core_job *job)
+{
+    int err;
+
+    if (bridge->outstanding++ == 0)
+        Py_INCREF(bridge); /* until the last job is home */
+    err = job->send(job);
+    if (err != RT_OK && --bridge->outstanding == 0)
+        Py_DECREF(bridge);
+    return err;
+}
+
+static void tie(struct core_job *job, PyObject *fut)
+{
+    struct core_future *f = (struct core_future *)fut;
+
+    job->rds.base.owner = Py_NewRef(fut);
+    f->link.job = job;
+    f->link.cancelled = job_cancelled;
+}
+
+static void untie(PyObject *fut)
+{
+    struct core_future *f = (struct core_future *)fut;
+
+    f->link.job = NULL;
+    f->link.cancelled = NULL;
+    Py_DECREF(fut);
+}
+
+int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut)
+{
+    int err;
+
+    tie(job, fut);
+    err = submit(bridge, job);
+    if (err == RT_OK) {
+        count_out(bridge);
+        return RT_OK;
+    }
+    job->rds.base.owner = NULL;
+    untie(fut);
+    core_bridge_recycle(bridge, job);
+    return err;
+}
+
+int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut)
+{
+    int err;
+
+    if (bridge->outstanding >= bridge->pool->queue || bridge->parked.head != NULL) {
+        tie(job, fut);
+        rt_joblist_append(&bridge->parked, &job->rds.base);
+        count_out(bridge);
+        return 0;
+    }
+    err = core_bridge_send_now(bridge, job, fut);
+    if (err == RT_OK)
+        return 0;
+    return core_raise_err(bridge->st, err, "The command cannot be sent");
+}
+
+/* Send what waited for room. */
+static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
+{
+    while (bridge->parked.head != NULL && bridge->outstanding < bridge->pool->queue) {
+        struct core_job *job = job_of(rt_joblist_pop(&bridge->parked));
+        PyObject *fut = job->rds.base.owner, *exception;
+        int err;
+
+        if (fut == NULL) {
+            core_bridge_recycle(bridge, job); /* cancelled meanwhile */
+            continue;
+        }
+        err = submit(bridge, job);
+        if (err == RT_OK)
+            continue;
+        core_bridge_recycle(bridge, job);
+        core_raise_err(bridge->st, err, "The command cannot be sent");
+        exception = core_take_exception();
+        err = core_future_settle_exception(w, fut, exception);
+        Py_DECREF(exception);
+        Py_DECREF(fut);
+        if (err < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- the drain ------------------------------------------------------------------ */
+
+/* Hand one job that came home to its maker.  -1: stop, an exception is set. */
+static int handle(struct core_wake_ctx *w, struct core_bridge *bridge, struct core_job *job)
+{
+    PyObject *fut = job->rds.base.owner;
+    int rc = 0;
+
+    if (job->rds.base.kind == CORE_JOB_VISITOR)
+        return job->finish(w, bridge, job, NULL);
+    RT_CHECK(rt_job_move(&job->rds.base, RT_JOB_DONE, RT_JOB_IDLE));
+    if (--bridge->outstanding == 0)
+        Py_DECREF(bridge); /* never the last one: the drain holds another */
+    job->rds.base.owner = NULL;
+    if (fut == NULL) {
+        core_bridge_recycle(bridge, job);
+        return 0;
+    }
+    rc = job->finish(w, bridge, job, fut);
+    return rc;
+}
+
+static PyObject *drain(PyObject *op, PyObject *unused)
+{
+    struct core_bridge *bridge = (struct core_bridge *)op;
+    PyObject *loop = core_weak_borrowed(bridge->loop_ref);
+    struct core_wake_ctx w;
+    struct rt_job *base;
+    unsigned handled = 0;
+    int rc = 0;
+
+    (void)unused;
+    if (loop == NULL)
+        Py_RETURN_NONE;
+    Py_INCREF(loop);
+    Py_INCREF(bridge);
+    rt_mailbox_begin(bridge->mailbox);
+    bridge->drains++;
+    if (core_wake_begin(bridge->st, loop, &w) < 0) {
+        rc = -1;
+        rt_mailbox_again(bridge->mailbox);
+        goto done;
+    }
+    while ((base = rt_mailbox_next(bridge->mailbox)) != NULL) {
+        rc = handle(&w, bridge, job_of(base));
+        if (rc < 0 || ++handled >= DRAIN_MAX) {
+            rt_mailbox_again(bridge->mailbox);
+            break;
+        }
+    }
+    if (rc == 0 && bridge->parked.head != NULL)
+        rc = unpark(&w, bridge);
+    core_wake_end(&w);
+done:
+    Py_DECREF(bridge);
+    Py_DECREF(loop);
+    if (rc < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Drop everything: the loop is closed, nobody can be woken. */
+static void discard(struct core_bridge *bridge)
+{
+    struct rt_job *base;
+
+    Py_INCREF(bridge);
+    rt_mailbox_begin(bridge->mailbox);
+    while ((base = rt_mailbox_next(bridge->mailbox)) != NULL) {
+        struct core_job *job = job_of(base);
+        PyObject *fut = base->owner;
+
+        if (base->kind == CORE_JOB_VISITOR) {
+            (void)job->finish(NULL, bridge, job, NULL);
+            continue;
+        }
+        RT_CHECK(rt_job_move(base, RT_JOB_DONE, RT_JOB_IDLE));
+        base->owner = NULL;
+        if (--bridge->outstanding == 0)
+            Py_DECREF(bridge);
+        core_bridge_recycle(bridge, job);
+        if (fut != NULL)
+            untie(fut);
+    }
+    while ((base = rt_joblist_pop(&bridge->parked)) != NULL) {
+        PyObject *fut = base->owner;
+
+        base->owner = NULL;
+        core_bridge_recycle(bridge, job_of(base));
+        if (fut != NULL)
+            untie(fut);
+    }
+    Py_DECREF(bridge);
+}
+
+/* Whether the bridge's loop can never run again. */
+static bool loop_is_gone(struct core_bridge *bridge)
+{
+    PyObject *loop = core_weak_borrowed(bridge->loop_ref), *answer;
+    bool closed = true;
+
+    if (loop == NULL)
+        return true;
+    Py_INCREF(loop);
+    answer = PyObject_CallMethodNoArgs(loop, bridge->st->native.str_is_closed);
+    Py_DECREF(loop);
+    if (answer == NULL)
+        PyErr_Clear();
+    else
+        closed = PyObject_IsTrue(answer) == 1;
+    Py_XDECREF(answer);
+    return closed;
+}
+
+void core_bridge_reap(struct core_pool *pool)
+{
+    struct core_bridge *bridge = pool->bridges, *gone[16];
+    unsigned count = 0, i;
+
+    for (; bridge != NULL && count < 16; bridge = bridge->next) {
+        if (bridge->outstanding + bridge->parked.count > 0)
+            gone[count++] = (struct core_bridge *)Py_NewRef(bridge);
+    }
+    for (i = 0; i < count; i++) {
+        if (loop_is_gone(gone[i]))
+            discard(gone[i]);
+        Py_DECREF(gone[i]);
+    }
+}
+
+/* ---- making one ------------------------------------------------------------------- */
+
+static struct core_bridge *find(struct core_pool *pool, PyObject *loop)
+{
+    struct core_bridge *bridge = pool->last;
+
+    if (bridge != NULL && core_weak_borrowed(bridge->loop_ref) == loop)
+        return bridge;
+    for (bridge = pool->bridges; bridge != NULL; bridge = bridge->next) {
+        if (core_weak_borrowed(bridge->loop_ref) == loop) {
+            pool->last = bridge;
+            return bridge;
+        }
+    }
+    return NULL;
+}
+
+static int start_reading(struct core_bridge *bridge, PyObject *loop)
+{
+    PyObject *fd = PyLong_FromLong(bridge->mailbox->fd), *call = NULL, *done = NULL;
+    PyObject *debug = NULL;
+
+    if (fd != NULL)
+        call = PyObject_GetAttrString((PyObject *)bridge, "_drain");
+    if (call != NULL)
+        done = PyObject_CallMethodObjArgs(loop, bridge->st->native.str_add_reader, fd, call, NULL);
+    if (done != NULL)
+        debug = PyObject_CallMethodNoArgs(loop, bridge->st->names.get_debug);
+    if (debug != NULL)
+        bridge->debug = PyObject_IsTrue(debug) == 1;
+    bridge->reading = done != NULL;
+    Py_XDECREF(debug);
+    Py_XDECREF(done);
+    Py_XDECREF(call);
+    Py_XDECREF(fd);
+    return debug == NULL ? -1 : 0;
+}
+
+static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
+{
+    struct core_native_state *native = &pool->st->native;
+    struct core_bridge *bridge;
+    int err;
+
+    core_bridge_reap(pool);
+    bridge = PyObject_GC_New(struct core_bridge, native->bridge_type);
+    if (bridge == NULL)
+        return NULL;
+    memset((char *)bridge + sizeof(PyObject), 0, sizeof *bridge - sizeof(PyObject));
+    bridge->st = pool->st;
+    bridge->pool = (struct core_pool *)Py_NewRef(pool);
+    rt_joblist_init(&bridge->parked);
+    bridge->loop_ref = PyWeakref_NewRef(loop, NULL);
+    PyObject_GC_Track(bridge);
+    if (bridge->loop_ref == NULL)
+        goto fail;
+    err = rt_mailbox_new(&bridge->mailbox);
+    if (err != RT_OK) {
+        core_raise_err(pool->st, err, "No mailbox for the event loop");
+        goto fail;
+    }
+    if (start_reading(bridge, loop) < 0)
+        goto fail;
+    bridge->next = pool->bridges;
+    pool->bridges = bridge;
+    pool->last = bridge;
+    bridge->listed = true;
+    Py_DECREF(bridge); /* the loop's reader holds it */
+    return bridge;
+fail:
+    Py_DECREF(bridge);
+    return NULL;
+}
+
+struct core_bridge *core_bridge_of(struct core_pool *pool, PyObject **out)
+{
+    PyObject *loop = PyObject_CallNoArgs(pool->st->native.get_running_loop);
+    struct core_bridge *bridge = NULL;
+
+    *out = NULL;
+    if (loop == NULL)
+        return NULL;
+    Py_DECREF(loop); /* it runs in this thread, so it stays */
+    if (loop == Py_None)
+        return NULL;
+    *out = loop;
+    if (core_pool_check_fork(pool) < 0)
+        return NULL;
+    bridge = find(pool, loop);
+    if (bridge != NULL && bridge->reading)
+        return bridge;
+    if (bridge != NULL)
+        return start_reading(bridge, loop) < 0 ? NULL : bridge;
+    return make(pool, loop);
+}
+
+/* ---- the type ----------------------------------------------------------------------- */
+
+static PyObject *stop_reading(PyObject *op, PyObject *unused)
+{
+    struct core_bridge *bridge = (struct core_bridge *)op;
+    PyObject *loop = core_weak_borrowed(bridge->loop_ref), *fd, *done = NULL;
+
+    (void)unused;
+    if (!bridge->reading || loop == NULL || bridge->outstanding > 0)
+        Py_RETURN_NONE;
+    Py_INCREF(loop);
+    fd = PyLong_FromLong(bridge->mailbox->fd);
+    if (fd != NULL)
+        done = PyObject_CallMethodOneArg(loop, bridge->st->native.str_remove_reader, fd);
+    Py_XDECREF(fd);
+    Py_DECREF(loop);
+    bridge->reading = false;
+    return done;
+}
+
+int core_bridge_detach(struct core_bridge *bridge)
+{
+    PyObject *loop = core_weak_borrowed(bridge->loop_ref), *call, *done = NULL;
+
+    if (loop == NULL || loop_is_gone(bridge))
+        return 0;
+    Py_INCREF(loop);
+    call = PyObject_GetAttrString((PyObject *)bridge, "_stop_reading");
+    if (call != NULL)
+        done = PyObject_CallMethodOneArg(loop, bridge->st->native.str_call_soon_threadsafe, call);
+    Py_XDECREF(call);
+    Py_DECREF(loop);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int bridge_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    struct core_bridge *bridge = (struct core_bridge *)op;
+
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(bridge->pool);
+    Py_VISIT(bridge->loop_ref);
+    return 0;
+}
+
+static void bridge_dealloc(PyObject *op)
+{
+    struct core_bridge *bridge = (struct core_bridge *)op, **link;
+    PyTypeObject *type = Py_TYPE(op);
+    struct core_job *job;
+
+    PyObject_GC_UnTrack(op);
+    if (bridge->listed) {
+        for (link = &bridge->pool->bridges; *link != NULL; link = &(*link)->next) {
+            if (*link == bridge) {
+                *link = bridge->next;
+                break;
+            }
+        }
+        if (bridge->pool->last == bridge)
+            bridge->pool->last = NULL;
+        bridge->pool->past_rings += rt_read(&bridge->mailbox->rings);
+    }
+    while (bridge->parked.head != NULL) {
+        /* Only cancelled ones: the future of any other holds the loop's. */
+        job = job_of(rt_joblist_pop(&bridge->parked));
+        Py_CLEAR(job->rds.base.owner);
+        core_bridge_recycle(bridge, job);
+    }
+    while ((job = bridge->free) != NULL) {
+        bridge->free = job->rds.base.next != NULL ? job_of(job->rds.base.next) : NULL;
+        free(job);
+    }
+    rt_mailbox_release(bridge->mailbox);
+    Py_CLEAR(bridge->loop_ref);
+    Py_CLEAR(bridge->pool);
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef bridge_methods[] = {
+    { "_drain", drain, METH_NOARGS, "Settle the futures of every job that came home." },
+    { "_stop_reading", stop_reading, METH_NOARGS, "Take the mailbox out of the loop." },
+    { NULL, NULL, 0, NULL },
+};
+
+static PyType_Slot bridge_slots[] = {
+    { Py_tp_dealloc, bridge_dealloc },
+    { Py_tp_traverse, bridge_traverse },
+    { Py_tp_methods, bridge_methods },
+    { 0, NULL },
+};
+
+PyType_Spec core_bridge_spec = {
+    .name = "offloop._core._Bridge",
+    .basicsize = sizeof(struct core_bridge),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = bridge_slots,
+};

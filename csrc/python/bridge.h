@@ -1,0 +1,93 @@
+/* The loop bridge: one mailbox in one event loop's selector, for one pool.
+ *
+ * For: bringing finished jobs to the loop that made them.  A bridge is made at
+ * the first call from a loop into a pool: it adds its mailbox's eventfd to the
+ * loop with add_reader, once.  Its drain turns every finished job into a settled
+ * future in one C call.
+ *
+ * Used: core_bridge_of(pool) gives the bridge of the running loop; a job is taken
+ * from it with core_bridge_job(), submitted by its maker, and comes back to the
+ * drain, which calls the job's `finish`.
+ *
+ * Correct: everything of a bridge is touched by its loop's thread alone, but for
+ * the mailbox's own lock-free side.  The loop holds the bridge (through its
+ * reader), the bridge holds the pool, and while jobs are out the bridge holds
+ * itself, so a mailbox outlives every job that is to come home to it.  The loop is
+ * known by a weak reference: the address of a closed loop is soon another's. */
+#ifndef OFFLOOP_BRIDGE_H
+#define OFFLOOP_BRIDGE_H
+
+#include "../redis/rds_job.h"
+#include "core.h"
+#include "future.h"
+
+struct core_bridge;
+struct core_pool;
+struct core_job;
+
+/* Turn a job that came home into a settled future.  `fut` is the job's owner,
+ * taken off it: owned by the callee; NULL when nobody waits any more.  The callee
+ * gives the job back with core_bridge_recycle() before it settles, since
+ * settling runs other code.  Returns 0, or -1 as core_future_settle_result(). */
+typedef int core_finish_fn(struct core_wake_ctx *w, struct core_bridge *bridge,
+                           struct core_job *job, PyObject *fut);
+
+/* A job that a worker made to tell the loop something: it is not counted, and its
+ * finish function frees it (fut and w are NULL when the loop is gone). */
+#define CORE_JOB_VISITOR 1
+
+/* A job as the Python layer makes it.  base.owner is its future, or NULL. */
+struct core_job {
+    struct rds_job rds;
+    core_finish_fn *finish;
+    PyObject *empty_response; /* owned; the EMPTY_RESPONSE option, or NULL */
+    PyObject *keep;           /* owned; what must outlive the job */
+    int (*send)(struct core_job *job); /* submit it: 0 or an enum rt_err */
+    bool raw;                 /* NEVER_DECODE */
+};
+
+struct core_bridge {
+    PyObject_HEAD
+    struct core_state *st;
+    struct core_pool *pool;   /* owned */
+    PyObject *loop_ref;       /* weak reference */
+    struct rt_mailbox *mailbox;
+    struct core_bridge *next; /* in the pool's list */
+    bool listed, reading;
+    bool debug;               /* loop.get_debug() at the last drain */
+    uint64_t outstanding;     /* jobs submitted and not home */
+    uint64_t high_water;      /* most of outstanding and parked */
+    uint64_t drains;
+    struct rt_joblist parked; /* waiting for room, in order */
+    struct core_job *free;    /* through rds.base.next */
+    unsigned free_count;
+};
+
+/* The bridge of the running loop, made if need be.  A borrowed reference, valid
+ * until the next call into Python; NULL without an exception when no loop runs
+ * in this thread, NULL with one on failure. */
+struct core_bridge *core_bridge_of(struct core_pool *pool, PyObject **loop);
+
+/* A fresh job, or NULL with MemoryError set. */
+struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline);
+
+/* Give back a job that is not out. */
+void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job);
+
+/* Send a job for fut (borrowed), now or when there is room.  0, or -1 with an
+ * exception set and the job given back. */
+int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
+
+/* Send a job at once, whatever else is out.  RT_OK, or an enum rt_err and the job
+ * given back. */
+int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
+
+/* Drop what came home to bridges whose loop is closed.  Thread: any, GIL held. */
+void core_bridge_reap(struct core_pool *pool);
+
+/* Take the bridge's reader off its loop; from any thread. */
+int core_bridge_detach(struct core_bridge *bridge);
+
+extern PyType_Spec core_bridge_spec;
+
+#endif

@@ -1,0 +1,561 @@
+#include "channel_type.h"
+
+#include <structmember.h>
+
+#include "bridge.h"
+#include "errors.h"
+
+/* ---- options -------------------------------------------------------------------------- */
+
+/* What the dict has under key, borrowed; NULL for None or nothing. */
+static PyObject *option(PyObject *options, const char *key)
+{
+    PyObject *value = PyDict_GetItemString(options, key);
+
+    return value == Py_None ? NULL : value;
+}
+
+static int get_string(PyObject *options, const char *key, const char **out)
+{
+    PyObject *value = option(options, key);
+    Py_ssize_t len = 0;
+
+    *out = NULL;
+    if (value == NULL)
+        return 0;
+    if (!PyUnicode_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a str, not %.100s", key, Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    *out = PyUnicode_AsUTF8AndSize(value, &len);
+    if (*out == NULL)
+        return -1;
+    if (strlen(*out) != (size_t)len) {
+        PyErr_Format(PyExc_ValueError, "%s contains a NUL character", key);
+        return -1;
+    }
+    return 0;
+}
+
+static int get_int(PyObject *options, const char *key, long low, long high, int *out)
+{
+    PyObject *value = option(options, key);
+    long number;
+
+    if (value == NULL)
+        return 0;
+    number = PyLong_AsLong(value);
+    if (number == -1 && PyErr_Occurred())
+        return -1;
+    if (number < low || number > high) {
+        PyErr_Format(PyExc_ValueError, "%s must be between %ld and %ld, not %R", key, low, high,
+                     value);
+        return -1;
+    }
+    *out = (int)number;
+    return 0;
+}
+
+/* Seconds to nanoseconds; what is absent stays as it is. */
+static int get_seconds(PyObject *options, const char *key, uint64_t *out)
+{
+    PyObject *value = option(options, key);
+    double seconds;
+
+    if (value == NULL)
+        return 0;
+    seconds = PyFloat_AsDouble(value);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return -1;
+    if (!(seconds >= 0)) {
+        PyErr_Format(PyExc_ValueError, "%s must not be negative: %R", key, value);
+        return -1;
+    }
+    *out = seconds < 1e9 ? (uint64_t)(seconds * 1e9) : RT_NEVER;
+    return 0;
+}
+
+static int get_flag(PyObject *options, const char *key, bool *out)
+{
+    PyObject *value = option(options, key);
+    int truth = value == NULL ? *out : PyObject_IsTrue(value);
+
+    *out = truth > 0;
+    return truth < 0 ? -1 : 0;
+}
+
+static int read_options(PyObject *options, struct rds_options *o)
+{
+    uint64_t max_reply = UINT64_C(1) << 30;
+    PyObject *value = option(options, "max_reply_bytes");
+
+    *o = (struct rds_options){ .port = 6379,
+                               .protocol = 3,
+                               .connect_timeout = RT_NEVER,
+                               .backoff_cap = RT_SEC };
+    if (value != NULL) {
+        max_reply = PyLong_AsUnsignedLongLong(value);
+        if (PyErr_Occurred())
+            return -1;
+    }
+    o->max_reply = max_reply;
+    if (get_string(options, "host", &o->host) < 0 || get_string(options, "path", &o->path) < 0 ||
+        get_string(options, "username", &o->username) < 0 ||
+        get_string(options, "password", &o->password) < 0 ||
+        get_string(options, "client_name", &o->client_name) < 0 ||
+        get_string(options, "lib_name", &o->lib_name) < 0 ||
+        get_string(options, "lib_version", &o->lib_version) < 0 ||
+        get_int(options, "port", 1, 65535, &o->port) < 0 ||
+        get_int(options, "db", 0, INT32_MAX, &o->db) < 0 ||
+        get_int(options, "protocol", 2, 3, &o->protocol) < 0 ||
+        get_int(options, "keep_idle", 0, INT32_MAX, &o->keep_idle) < 0 ||
+        get_int(options, "keep_interval", 0, INT32_MAX, &o->keep_interval) < 0 ||
+        get_int(options, "keep_count", 0, INT32_MAX, &o->keep_count) < 0 ||
+        get_int(options, "retries", -1, INT32_MAX, &o->connect_retries) < 0 ||
+        get_flag(options, "keepalive", &o->keepalive) < 0 ||
+        get_flag(options, "backoff_jitter", &o->backoff_jitter) < 0 ||
+        get_seconds(options, "connect_timeout", &o->connect_timeout) < 0 ||
+        get_seconds(options, "health_interval", &o->health_interval) < 0 ||
+        get_seconds(options, "backoff_base", &o->backoff_base) < 0 ||
+        get_seconds(options, "backoff_cap", &o->backoff_cap) < 0)
+        return -1;
+    o->ask_credentials = option(options, "provider") != NULL;
+    return 0;
+}
+
+/* ---- credentials ---------------------------------------------------------------------- */
+
+/* What the native channel knows of its Python object: a worker may ask at a time
+ * when the object is gone. */
+struct core_asker {
+    _Atomic uint32_t refs;
+    struct core_channel *channel; /* borrowed; only with the GIL; NULL once gone */
+};
+
+static void asker_unref(void *user)
+{
+    struct core_asker *asker = user;
+
+    if (asker != NULL && atomic_fetch_sub(&asker->refs, 1) == 1)
+        free(asker);
+}
+
+/* A request on its way to the loop. */
+struct request {
+    struct core_job job;
+    struct core_asker *asker;
+};
+
+static int finish_request(struct core_wake_ctx *w, struct core_bridge *bridge,
+                          struct core_job *job, PyObject *fut)
+{
+    struct request *request = RT_CONTAINER_OF(job, struct request, job);
+    struct core_channel *channel = request->asker->channel;
+    PyObject *done = NULL;
+
+    (void)bridge;
+    (void)fut;
+    if (channel != NULL && w != NULL) {
+        Py_INCREF(channel);
+        done = PyObject_CallFunctionObjArgs(channel->provider, channel, w->loop_borrowed, NULL);
+        if (done == NULL) {
+            Py_XSETREF(channel->provider_error, core_take_exception());
+            (void)rds_channel_credentials(channel->rds, RT_ECREDENTIALS, NULL, NULL);
+        }
+        Py_XDECREF(done);
+        Py_DECREF(channel);
+    }
+    asker_unref(request->asker);
+    free(request);
+    return 0;
+}
+
+/* A worker needs credentials: tell the loop of a command that waits for them. */
+static int ask(void *user, struct rt_mailbox *mailbox)
+{
+    struct core_asker *asker = user;
+    struct request *request = calloc(1, sizeof *request);
+
+    if (request == NULL)
+        return RT_ENOMEM;
+    atomic_fetch_add(&asker->refs, 1);
+    request->asker = asker;
+    rds_job_init(&request->job.rds, mailbox, RT_NEVER);
+    request->job.rds.base.kind = CORE_JOB_VISITOR;
+    request->job.finish = finish_request;
+    RT_CHECK(rt_job_move(&request->job.rds.base, RT_JOB_IDLE, RT_JOB_QUEUED));
+    rt_pool_complete(&request->job.rds.base, RT_OK);
+    return RT_OK;
+}
+
+/* ---- making ------------------------------------------------------------------------------ */
+
+static int open_native(struct core_channel *channel)
+{
+    struct rds_options options;
+    int err;
+
+    if (read_options(channel->options, &options) < 0)
+        return -1;
+    err = rds_channel_new(channel->pool->rt, &options, &channel->rds);
+    if (err != RT_OK)
+        return core_raise_err(channel->st, err, "The connection's options");
+    channel->rds->credentials_needed = ask;
+    channel->rds->user = channel->asker;
+    channel->rds->user_free = asker_unref;
+    atomic_fetch_add(&channel->asker->refs, 1);
+    channel->generation = channel->pool->generation;
+    return 0;
+}
+
+int core_channel_check_fork(struct core_channel *channel)
+{
+    struct rds_channel *old = channel->rds;
+
+    if (core_pool_check_fork(channel->pool) < 0)
+        return -1;
+    if (channel->generation == channel->pool->generation)
+        return 0;
+    /* The connection is the parent's: close our copy of it and leave it be. */
+    rds_channel_abandon(old);
+    channel->rds = NULL;
+    if (open_native(channel) == 0)
+        return 0;
+    channel->rds = old;
+    return -1;
+}
+
+static int set_encoding(struct core_channel *channel, PyObject *options)
+{
+    PyObject *encoding = option(options, "encoding"), *errors = option(options, "encoding_errors");
+    const char *name;
+
+    channel->encoding = encoding != NULL ? PyObject_Str(encoding) : PyUnicode_FromString("utf-8");
+    channel->encoding_errors = errors != NULL ? PyObject_Str(errors)
+                                              : PyUnicode_FromString("strict");
+    if (channel->encoding == NULL || channel->encoding_errors == NULL)
+        return -1;
+    channel->encoding_utf8 = PyUnicode_AsUTF8(channel->encoding);
+    channel->errors_utf8 = PyUnicode_AsUTF8(channel->encoding_errors);
+    if (channel->encoding_utf8 == NULL || channel->errors_utf8 == NULL)
+        return -1;
+    name = channel->encoding_utf8;
+    channel->plain_utf8 = (strcasecmp(name, "utf-8") == 0 || strcasecmp(name, "utf8") == 0) &&
+                          strcmp(channel->errors_utf8, "strict") == 0;
+    return get_flag(options, "decode", &channel->decode);
+}
+
+static int channel_init(struct core_channel *channel, PyObject *pool, PyObject *options)
+{
+    channel->pool = (struct core_pool *)Py_NewRef(pool);
+    channel->options = PyDict_Copy(options);
+    channel->timeout = RT_NEVER;
+    channel->asker = calloc(1, sizeof *channel->asker);
+    if (channel->options == NULL)
+        return -1;
+    if (channel->asker == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    atomic_init(&channel->asker->refs, 1);
+    channel->asker->channel = channel;
+    channel->provider = Py_XNewRef(option(options, "provider"));
+    if (set_encoding(channel, options) < 0 ||
+        get_seconds(options, "timeout", &channel->timeout) < 0 ||
+        core_pool_check_fork(channel->pool) < 0)
+        return -1;
+    return open_native(channel);
+}
+
+static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = { "pool", "options", NULL };
+    struct core_state *st = core_state_of_type(type);
+    struct core_channel *channel = NULL;
+    PyObject *pool, *options;
+
+    if (st == NULL)
+        return NULL;
+    if (st->native.parse_error == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "offloop.redis was not imported");
+        return NULL;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!:Channel", names, st->native.pool_type,
+                                     &pool, &PyDict_Type, &options))
+        return NULL;
+    channel = (struct core_channel *)type->tp_alloc(type, 0);
+    if (channel == NULL)
+        return NULL;
+    channel->st = st;
+    if (channel_init(channel, pool, options) < 0)
+        Py_CLEAR(channel);
+    return (PyObject *)channel;
+}
+
+/* ---- methods ------------------------------------------------------------------------------- */
+
+static PyObject *channel_credentials(PyObject *op, PyObject *args)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+    const char *username = NULL, *password = NULL;
+
+    if (!PyArg_ParseTuple(args, "zs:credentials", &username, &password))
+        return NULL;
+    if (rds_channel_credentials(channel->rds, RT_OK, username, password) != RT_OK)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_credentials_failed(PyObject *op, PyObject *exception)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+
+    if (!PyExceptionInstance_Check(exception)) {
+        PyErr_SetString(PyExc_TypeError, "an exception instance is wanted");
+        return NULL;
+    }
+    Py_XSETREF(channel->provider_error, Py_NewRef(exception));
+    if (rds_channel_credentials(channel->rds, RT_ECREDENTIALS, NULL, NULL) != RT_OK)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_disconnect(PyObject *op, PyObject *unused)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+
+    (void)unused;
+    if (core_channel_check_fork(channel) < 0)
+        return NULL;
+    rds_channel_disconnect(channel->rds);
+    Py_RETURN_NONE;
+}
+
+static int finish_close(struct core_wake_ctx *w, struct core_bridge *bridge, struct core_job *job,
+                        PyObject *fut)
+{
+    int rc;
+
+    core_bridge_recycle(bridge, job);
+    rc = core_future_settle_result(w, fut, Py_None);
+    Py_DECREF(fut);
+    return rc;
+}
+
+static int send_close(struct core_job *job)
+{
+    struct core_channel *channel = (struct core_channel *)job->keep;
+
+    return rds_channel_close(channel->rds, job->rds.base.deadline, &job->rds.base);
+}
+
+/* close(timeout): a future that is done when the connection is closed; None when
+ * somebody else waits for that, or where no loop runs. */
+static PyObject *channel_close(PyObject *op, PyObject *arg)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+    double seconds = PyFloat_AsDouble(arg);
+    struct core_bridge *bridge;
+    PyObject *loop = NULL, *fut = NULL;
+    struct core_job *job = NULL;
+    uint64_t until;
+    int err;
+
+    if ((seconds == -1.0 && PyErr_Occurred()) || core_channel_check_fork(channel) < 0)
+        return NULL;
+    until = seconds < 1e9 ? rt_after(rt_now(), seconds > 0 ? (uint64_t)(seconds * 1e9) : 0)
+                          : RT_NEVER;
+    core_bridge_reap(channel->pool);
+    bridge = core_bridge_of(channel->pool, &loop);
+    if (bridge == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        (void)rds_channel_close(channel->rds, until, NULL);
+        Py_RETURN_NONE;
+    }
+    fut = core_future_new(channel->st, loop, bridge->debug);
+    job = fut != NULL ? core_bridge_job(bridge, until) : NULL;
+    if (job == NULL) {
+        Py_XDECREF(fut);
+        return NULL;
+    }
+    job->finish = finish_close;
+    job->send = send_close;
+    job->keep = Py_NewRef(op);
+    err = core_bridge_send_now(bridge, job, fut);
+    if (err == RT_OK)
+        return fut;
+    Py_DECREF(fut);
+    if (err == RT_ECLOSED)
+        Py_RETURN_NONE;
+    core_raise_err(channel->st, err, "Closing the connection");
+    return NULL;
+}
+
+static PyObject *channel_stats(PyObject *op, PyObject *unused)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+    const struct rds_stats *s;
+    PyObject *dict;
+    size_t i;
+
+    (void)unused;
+    if (core_channel_check_fork(channel) < 0)
+        return NULL;
+    s = &channel->rds->stats;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {
+        { "commands", rds_channel_submitted(channel->rds) },
+        { "replies", rt_read(&s->replies) },
+        { "batches", rt_read(&s->batches) },
+        { "writes", rt_read(&s->writes) },
+        { "inline_sends", rt_read(&s->inline_sends) },
+        { "queue_depth", rds_channel_depth(channel->rds) },
+        { "queue_high_water", rt_read(&s->high_water) },
+        { "connections", rds_channel_connections(channel->rds) },
+        { "connects", rt_read(&s->connects) },
+        { "connect_failures", rt_read(&s->connect_failures) },
+        { "losses", rt_read(&s->losses) },
+        { "bytes_in", rt_read(&s->bytes_in) },
+        { "bytes_out", rt_read(&s->bytes_out) },
+        { "errors", rt_read(&s->errors) },
+        { "timeouts", rt_read(&s->timeouts) },
+        { "cancelled", rt_read(&s->cancelled) },
+        { "dropped_replies", rt_read(&s->dropped) },
+        { "pushes", rt_read(&s->pushes) },
+        { "retained_unsent", rt_read(&s->retained) },
+    };
+
+    dict = PyDict_New();
+    for (i = 0; dict != NULL && i < sizeof rows / sizeof *rows; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(rows[i].value);
+
+        if (value == NULL || PyDict_SetItemString(dict, rows[i].name, value) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
+    return dict;
+}
+
+static PyObject *get_endpoint(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyUnicode_DecodeFSDefault(rds_channel_endpoint(((struct core_channel *)op)->rds));
+}
+
+static PyObject *get_pool(PyObject *op, void *unused)
+{
+    (void)unused;
+    return Py_NewRef(((struct core_channel *)op)->pool);
+}
+
+static PyObject *get_closed(PyObject *op, void *unused)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+
+    (void)unused;
+    return PyBool_FromLong(atomic_load(&channel->rds->closing) != 0 ||
+                           rt_pool_state(channel->pool->rt) >= RT_POOL_DRAINING);
+}
+
+static PyObject *channel_repr(PyObject *op)
+{
+    return PyUnicode_FromFormat("<offloop._core.Channel to %s>",
+                                rds_channel_endpoint(((struct core_channel *)op)->rds));
+}
+
+/* ---- the type ----------------------------------------------------------------------------- */
+
+static int channel_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(channel->pool);
+    Py_VISIT(channel->options);
+    Py_VISIT(channel->provider);
+    Py_VISIT(channel->provider_error);
+    return 0;
+}
+
+static int channel_clear(PyObject *op)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+
+    Py_CLEAR(channel->provider);
+    Py_CLEAR(channel->provider_error);
+    Py_CLEAR(channel->options);
+    return 0;
+}
+
+static void channel_dealloc(PyObject *op)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+    PyTypeObject *type = Py_TYPE(op);
+
+    PyObject_GC_UnTrack(op);
+    if (channel->weakrefs != NULL)
+        PyObject_ClearWeakRefs(op);
+    if (channel->asker != NULL)
+        channel->asker->channel = NULL;
+    /* The native channel is of the parent's where this is a fork. */
+    if (channel->rds != NULL && channel->generation == channel->pool->generation)
+        rds_channel_release(channel->rds);
+    asker_unref(channel->asker);
+    (void)channel_clear(op);
+    Py_CLEAR(channel->encoding);
+    Py_CLEAR(channel->encoding_errors);
+    Py_CLEAR(channel->pool);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef channel_methods[] = {
+    { "stats", channel_stats, METH_NOARGS,
+      "stats($self, /)\n--\n\nThe channel's counters, as a dict.  From any thread." },
+    { "close", channel_close, METH_O,
+      "close($self, timeout, /)\n--\n\n"
+      "Finish what is under way within so many seconds, fail the rest, close." },
+    { "disconnect", channel_disconnect, METH_NOARGS,
+      "disconnect($self, /)\n--\n\nClose the connection once it is quiet; the next command makes "
+      "a new one." },
+    { "credentials", channel_credentials, METH_VARARGS,
+      "credentials($self, username, password, /)\n--\n\nAnswer the provider's call." },
+    { "credentials_failed", channel_credentials_failed, METH_O,
+      "credentials_failed($self, exception, /)\n--\n\nAnswer that there are none." },
+    { NULL, NULL, 0, NULL },
+};
+
+static PyGetSetDef channel_getset[] = {
+    { "endpoint", get_endpoint, NULL, "host:port or the socket's path.", NULL },
+    { "pool", get_pool, NULL, "The pool that serves the channel.", NULL },
+    { "closed", get_closed, NULL, "Whether new commands are refused.", NULL },
+    { NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyMemberDef channel_members[] = {
+    { "__weaklistoffset__", T_PYSSIZET, offsetof(struct core_channel, weakrefs), READONLY, NULL },
+    { NULL, 0, 0, 0, NULL },
+};
+
+static PyType_Slot channel_slots[] = {
+    { Py_tp_doc, "Channel(pool, options)\n--\n\nOne Redis endpoint on a pool." },
+    { Py_tp_new, channel_new },
+    { Py_tp_dealloc, channel_dealloc },
+    { Py_tp_traverse, channel_traverse },
+    { Py_tp_clear, channel_clear },
+    { Py_tp_repr, channel_repr },
+    { Py_tp_methods, channel_methods },
+    { Py_tp_getset, channel_getset },
+    { Py_tp_members, channel_members },
+    { 0, NULL },
+};
+
+PyType_Spec core_channel_spec = {
+    .name = "offloop._core.Channel",
+    .basicsize = sizeof(struct core_channel),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = channel_slots,
+};

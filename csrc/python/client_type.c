@@ -1,0 +1,435 @@
+#include "client_type.h"
+
+#include "args.h"
+#include "bridge.h"
+#include "errors.h"
+#include "reply.h"
+
+/* ---- a reply comes home -------------------------------------------------------------- */
+
+static bool is_awaitable(PyObject *value)
+{
+    const PyAsyncMethods *async = Py_TYPE(value)->tp_as_async;
+
+    return async != NULL && async->am_await != NULL;
+}
+
+/* The reply through the response callback.  NULL with an exception set. */
+static PyObject *apply(PyObject *callback, PyObject *options, PyObject *value)
+{
+    PyObject *args, *result;
+
+    if (options == NULL)
+        return PyObject_CallOneArg(callback, value);
+    args = PyTuple_Pack(1, value);
+    if (args == NULL)
+        return NULL;
+    result = PyObject_Call(callback, args, options);
+    Py_DECREF(args);
+    return result;
+}
+
+/* What the command's caller gets: a value, or NULL with an exception set. */
+static PyObject *outcome(struct core_channel *channel, struct core_job *job, PyObject *callback,
+                         PyObject *options)
+{
+    PyObject *value, *result;
+    bool is_error = false;
+
+    if (job->rds.base.err != RT_OK) {
+        value = core_reply_failure(channel, job->rds.base.err, &job->rds.reply);
+        is_error = true;
+    } else {
+        value = core_reply_object(channel, &job->rds.reply, job->raw, &is_error);
+        if (value != NULL && is_error && job->empty_response != NULL &&
+            PyObject_IsInstance(value, channel->st->native.response_error) == 1) {
+            Py_DECREF(value);
+            return Py_NewRef(job->empty_response);
+        }
+    }
+    if (value == NULL)
+        return NULL;
+    if (is_error) {
+        PyErr_SetObject((PyObject *)Py_TYPE(value), value);
+        Py_DECREF(value);
+        return NULL;
+    }
+    if (callback == NULL)
+        return value;
+    result = apply(callback, options, value);
+    Py_DECREF(value);
+    return result;
+}
+
+static int finish_command(struct core_wake_ctx *w, struct core_bridge *bridge,
+                          struct core_job *job, PyObject *fut)
+{
+    struct core_future *f = (struct core_future *)fut;
+    struct core_channel *channel = (struct core_channel *)Py_NewRef(f->owner);
+    PyObject *callback = Py_XNewRef(f->reply_callback);
+    PyObject *options = Py_XNewRef(f->reply_options);
+    PyObject *value = outcome(channel, job, callback, options), *exception = NULL, *chained = NULL;
+    int rc = 0;
+
+    core_bridge_recycle(bridge, job);
+    if (value != NULL && callback != NULL && is_awaitable(value)) {
+        /* An asynchronous response callback: its outcome is the command's. */
+        chained = PyObject_CallFunctionObjArgs(w->st->native.chain, fut, value, NULL);
+        if (chained != NULL)
+            goto done;
+        Py_CLEAR(value);
+    }
+    if (value != NULL) {
+        rc = core_future_settle_result(w, fut, value);
+    } else {
+        exception = core_take_exception();
+        rc = core_future_settle_exception(w, fut, exception);
+    }
+done:
+    Py_XDECREF(chained);
+    Py_XDECREF(exception);
+    Py_XDECREF(value);
+    Py_XDECREF(options);
+    Py_XDECREF(callback);
+    Py_DECREF(channel);
+    Py_DECREF(fut);
+    return rc;
+}
+
+static int send_command(struct core_job *job)
+{
+    PyObject *fut = job->rds.base.owner;
+    struct core_channel *channel = (struct core_channel *)((struct core_future *)fut)->owner;
+
+    return rds_channel_submit(channel->rds, &job->rds);
+}
+
+/* ---- options --------------------------------------------------------------------------- */
+
+/* Whether name is one of our own option names; the usual case is one comparison. */
+static bool is_name(PyObject *name, PyObject *ours)
+{
+    return name == ours || PyUnicode_Compare(name, ours) == 0;
+}
+
+/* Sort the options of a call: what is ours into the job, the rest, which is for
+ * the response callback, into a dict where there is a callback. */
+static int sort_options(struct core_state *st, struct core_job *job, PyObject *const *values,
+                        PyObject *kwnames, bool wanted, PyObject **rest)
+{
+    Py_ssize_t i, count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+
+    for (i = 0; i < count; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+
+        if (is_name(name, st->native.str_keys))
+            continue; /* for client-side caching only */
+        if (is_name(name, st->native.str_never_decode)) {
+            job->raw = true;
+        } else if (is_name(name, st->native.str_empty_response)) {
+            Py_XSETREF(job->empty_response, Py_NewRef(values[i]));
+        } else if (wanted) {
+            if (*rest == NULL && (*rest = PyDict_New()) == NULL)
+                return -1;
+            if (PyDict_SetItem(*rest, name, values[i]) < 0)
+                return -1;
+        }
+    }
+    return 0;
+}
+
+static bool is_upper_ascii(PyObject *name)
+{
+    const char *text;
+    Py_ssize_t i, len;
+
+    if (!PyUnicode_IS_ASCII(name))
+        return false;
+    text = (const char *)PyUnicode_1BYTE_DATA(name);
+    len = PyUnicode_GET_LENGTH(name);
+    for (i = 0; i < len; i++) {
+        if (text[i] >= 'a' && text[i] <= 'z')
+            return false;
+    }
+    return true;
+}
+
+/* The response callback of a command: a new reference, or NULL. */
+static int find_callback(struct core_client *client, PyObject *name, PyObject **out)
+{
+    PyObject *found, *upper;
+
+    *out = NULL;
+    if (client->callbacks == NULL || !PyUnicode_Check(name))
+        return 0; /* redis-py finds none for bytes */
+    if (!PyDict_Check(client->callbacks)) {
+        found = PyObject_GetItem(client->callbacks, name);
+        if (found == NULL && !PyErr_ExceptionMatches(PyExc_KeyError))
+            return -1;
+        PyErr_Clear();
+        *out = found;
+        return 0;
+    }
+    /* redis-py's dict keeps its names in upper case. */
+    found = PyDict_GetItemWithError(client->callbacks, name);
+    if (found == NULL && !PyErr_Occurred() && !is_upper_ascii(name)) {
+        upper = PyObject_CallMethod(name, "upper", NULL);
+        if (upper == NULL)
+            return -1;
+        found = PyDict_GetItemWithError(client->callbacks, upper);
+        Py_DECREF(upper);
+    }
+    *out = Py_XNewRef(found);
+    return found == NULL && PyErr_Occurred() ? -1 : 0;
+}
+
+/* ---- execute_command --------------------------------------------------------------------- */
+
+/* Call a method of self's with the same arguments. */
+static PyObject *call_instead(PyObject *self, PyObject *method, PyObject *const *args,
+                              Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t total = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject *few[16], **copy = few, *result;
+
+    if (total >= 15) {
+        copy = PyMem_Malloc((size_t)(total + 1) * sizeof *copy);
+        if (copy == NULL)
+            return PyErr_NoMemory();
+    }
+    copy[0] = self;
+    if (total > 0)
+        memcpy(copy + 1, args, (size_t)total * sizeof *copy);
+    result = PyObject_VectorcallMethod(method, copy, (size_t)(nargs + 1), kwnames);
+    if (copy != few)
+        PyMem_Free(copy);
+    return result;
+}
+
+/* Ask for the channel of the connection pool.  0, or -1 with an exception set. */
+static int open_channel(struct core_client *client)
+{
+    struct core_native_state *native = &client->st->native;
+    PyObject *channel = PyObject_CallMethodNoArgs((PyObject *)client, native->str_open_channel);
+
+    if (channel == NULL)
+        return -1;
+    if (channel == Py_None) {
+        client->leased_only = true;
+        Py_DECREF(channel);
+        return 0;
+    }
+    if (!Py_IS_TYPE(channel, native->channel_type)) {
+        PyErr_SetString(PyExc_TypeError, "_open_channel() must return a Channel or None");
+        Py_DECREF(channel);
+        return -1;
+    }
+    Py_XSETREF(client->channel, (struct core_channel *)channel);
+    return 0;
+}
+
+/* A channel that is closed (its connection pool was) is asked for anew. */
+static bool is_usable(const struct core_channel *channel)
+{
+    return channel != NULL &&
+           atomic_load_explicit(&channel->rds->closing, memory_order_relaxed) == 0;
+}
+
+static PyObject *execute_native(struct core_client *client, struct core_bridge *bridge,
+                                PyObject *loop, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames, bool *leased)
+{
+    struct core_channel *channel = client->channel;
+    struct core_state *st = client->st;
+    PyObject *fut = NULL;
+    struct core_future *f;
+    struct core_job *job;
+    uint64_t deadline = RT_NEVER;
+    int shared;
+
+    if (channel->timeout != RT_NEVER)
+        deadline = rt_after(rt_now(), channel->timeout);
+    job = core_bridge_job(bridge, deadline);
+    if (job == NULL)
+        return NULL;
+    shared = core_args_encode(channel, &job->rds, args, nargs);
+    *leased = shared == 0;
+    if (shared <= 0)
+        goto fail;
+    fut = core_future_new(st, loop, bridge->debug);
+    if (fut == NULL)
+        goto fail;
+    f = (struct core_future *)fut;
+    if (find_callback(client, args[0], &f->reply_callback) < 0)
+        goto fail;
+    if (kwnames != NULL && sort_options(st, job, args + nargs, kwnames, f->reply_callback != NULL,
+                                        &f->reply_options) < 0)
+        goto fail;
+    f->owner = Py_NewRef(channel);
+    job->finish = finish_command;
+    job->send = send_command;
+    if (core_bridge_send(bridge, job, fut) < 0) {
+        Py_DECREF(fut);
+        return NULL;
+    }
+    return fut;
+fail:
+    core_bridge_recycle(bridge, job);
+    Py_XDECREF(fut);
+    return NULL;
+}
+
+static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames)
+{
+    struct core_client *client = (struct core_client *)op;
+    struct core_native_state *native = &client->st->native;
+    PyObject *loop = NULL, *result;
+    struct core_bridge *bridge;
+    bool leased = false;
+
+    if (!client->leased_only && !is_usable(client->channel) && open_channel(client) < 0)
+        return NULL;
+    if (client->leased_only)
+        return call_instead(op, native->str_execute_leased, args, nargs, kwnames);
+    if (core_channel_check_fork(client->channel) < 0)
+        return NULL;
+    bridge = core_bridge_of(client->channel->pool, &loop);
+    if (bridge == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        return call_instead(op, native->str_execute_deferred, args, nargs, kwnames);
+    }
+    result = execute_native(client, bridge, loop, args, nargs, kwnames, &leased);
+    if (result == NULL && leased)
+        return call_instead(op, native->str_execute_leased, args, nargs, kwnames);
+    return result;
+}
+
+/* ---- attributes ----------------------------------------------------------------------------- */
+
+static PyObject *get_or_raise(PyObject *value, const char *name)
+{
+    if (value != NULL)
+        return Py_NewRef(value);
+    PyErr_SetString(PyExc_AttributeError, name);
+    return NULL;
+}
+
+static PyObject *get_connection_pool(PyObject *op, void *unused)
+{
+    (void)unused;
+    return get_or_raise(((struct core_client *)op)->connection_pool, "connection_pool");
+}
+
+static int set_connection_pool(PyObject *op, PyObject *value, void *unused)
+{
+    struct core_client *client = (struct core_client *)op;
+
+    (void)unused;
+    Py_XSETREF(client->connection_pool, Py_XNewRef(value));
+    Py_CLEAR(client->channel); /* its channel is asked for at the next command */
+    client->leased_only = false;
+    return 0;
+}
+
+static PyObject *get_callbacks(PyObject *op, void *unused)
+{
+    (void)unused;
+    return get_or_raise(((struct core_client *)op)->callbacks, "response_callbacks");
+}
+
+static int set_callbacks(PyObject *op, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(((struct core_client *)op)->callbacks, Py_XNewRef(value));
+    return 0;
+}
+
+/* ---- the type --------------------------------------------------------------------------------- */
+
+static PyObject *client_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct core_state *st = core_state_of_type(type);
+    struct core_client *client;
+
+    (void)args;
+    (void)kwargs;
+    if (st == NULL)
+        return NULL;
+    client = (struct core_client *)type->tp_alloc(type, 0);
+    if (client != NULL)
+        client->st = st;
+    return (PyObject *)client;
+}
+
+static int client_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    struct core_client *client = (struct core_client *)op;
+
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(client->channel);
+    Py_VISIT(client->connection_pool);
+    Py_VISIT(client->callbacks);
+    return 0;
+}
+
+static int client_clear(PyObject *op)
+{
+    struct core_client *client = (struct core_client *)op;
+
+    Py_CLEAR(client->channel);
+    Py_CLEAR(client->connection_pool);
+    Py_CLEAR(client->callbacks);
+    return 0;
+}
+
+static void client_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+
+    PyObject_GC_UnTrack(op);
+    (void)client_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef client_methods[] = {
+    { "execute_command", (PyCFunction)(void (*)(void))execute_command,
+      METH_FASTCALL | METH_KEYWORDS,
+      "execute_command($self, /, *args, **options)\n--\n\n"
+      "Send a command; the awaitable of its reply.\n\n"
+      "The command is sent when this is called, not when the reply is awaited.\n"
+      "args: the command's name and arguments (bytes, str, int, float, bytearray,\n"
+      "memoryview); options: for the response callback, and redis-py's NEVER_DECODE\n"
+      "and EMPTY_RESPONSE.  Raises DataError for an argument of another type.\n"
+      "May be called from any thread; the awaitable belongs to the loop that runs\n"
+      "in it.  Where none runs, a coroutine is returned that sends when awaited." },
+    { NULL, NULL, 0, NULL },
+};
+
+static PyGetSetDef client_getset[] = {
+    { "connection_pool", get_connection_pool, set_connection_pool,
+      "The connection pool, which has the channel.", NULL },
+    { "response_callbacks", get_callbacks, set_callbacks,
+      "Command name to the function that its reply goes through.", NULL },
+    { NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyType_Slot client_slots[] = {
+    { Py_tp_doc, "The native half of offloop.redis.Redis." },
+    { Py_tp_new, client_new },
+    { Py_tp_dealloc, client_dealloc },
+    { Py_tp_traverse, client_traverse },
+    { Py_tp_clear, client_clear },
+    { Py_tp_methods, client_methods },
+    { Py_tp_getset, client_getset },
+    { 0, NULL },
+};
+
+PyType_Spec core_client_spec = {
+    .name = "offloop._core.Client",
+    .basicsize = sizeof(struct core_client),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = client_slots,
+};

@@ -1,0 +1,135 @@
+/* The pool, the bridge, the channel and the client as a part of the module. */
+#include "bridge.h"
+#include "channel_type.h"
+#include "client_type.h"
+#include "core.h"
+#include "pool_type.h"
+
+/* The objects of the state: name for name, so that visiting and clearing them
+ * cannot forget one. */
+#define TYPES(X) X(bridge_type) X(pool_type) X(channel_type) X(client_type)
+#define OBJECTS(X)                                                                 \
+    X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
+    X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
+    X(commands)
+#define STRINGS(X)                                                                 \
+    X(str_add_reader, "add_reader")                                               \
+    X(str_remove_reader, "remove_reader")                                         \
+    X(str_is_closed, "is_closed")                                                 \
+    X(str_call_soon_threadsafe, "call_soon_threadsafe")                           \
+    X(str_keys, "keys")                                                           \
+    X(str_never_decode, "NEVER_DECODE")                                           \
+    X(str_empty_response, "EMPTY_RESPONSE")                                       \
+    X(str_open_channel, "_open_channel")                                          \
+    X(str_execute_leased, "_execute_leased")                                      \
+    X(str_execute_deferred, "_execute_deferred")
+
+/* _setup_redis(parse_error=..., ...): what the C code takes from redis-py. */
+static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = { "parse_error", "redis_error", "connection_error", "timeout_error",
+                             "data_error", "invalid_response", "response_error", "chain", NULL };
+    struct core_native_state *n = &core_state_of(module)->native;
+    PyObject *o[8];
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOO:_setup_redis", names, &o[0], &o[1],
+                                     &o[2], &o[3], &o[4], &o[5], &o[6], &o[7]))
+        return NULL;
+    Py_XSETREF(n->parse_error, Py_NewRef(o[0]));
+    Py_XSETREF(n->redis_error, Py_NewRef(o[1]));
+    Py_XSETREF(n->connection_error, Py_NewRef(o[2]));
+    Py_XSETREF(n->timeout_error, Py_NewRef(o[3]));
+    Py_XSETREF(n->data_error, Py_NewRef(o[4]));
+    Py_XSETREF(n->invalid_response, Py_NewRef(o[5]));
+    Py_XSETREF(n->response_error, Py_NewRef(o[6]));
+    Py_XSETREF(n->chain, Py_NewRef(o[7]));
+    Py_RETURN_NONE;
+}
+
+static PyObject *build_info(PyObject *module, PyObject *unused)
+{
+    bool debug = false, asan = false, tsan = false;
+
+    (void)module;
+    (void)unused;
+#if RT_DEBUG
+    debug = true;
+#endif
+#if RT_ASAN
+    asan = true;
+#endif
+#if RT_TSAN
+    tsan = true;
+#endif
+    return Py_BuildValue("{s:O,s:O,s:O,s:s}", "debug", debug ? Py_True : Py_False, "asan",
+                         asan ? Py_True : Py_False, "tsan", tsan ? Py_True : Py_False, "hiredis",
+                         RDS_HIREDIS_VERSION);
+}
+
+static PyMethodDef functions[] = {
+    { "_setup_redis", (PyCFunction)(void (*)(void))setup_redis, METH_VARARGS | METH_KEYWORDS,
+      "Tell the native client which exceptions to raise." },
+    { "build_info", build_info, METH_NOARGS,
+      "build_info()\n--\n\nHow the extension was built: debug, sanitizers, hiredis version." },
+    { NULL, NULL, 0, NULL },
+};
+
+static int add_type(PyObject *module, PyType_Spec *spec, const char *name, PyTypeObject **out)
+{
+    *out = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    if (*out == NULL)
+        return -1;
+    return PyModule_AddObjectRef(module, name, (PyObject *)*out);
+}
+
+static int native_register(PyObject *module, struct core_state *st)
+{
+    struct core_native_state *n = &st->native;
+
+#define INTERN(field, text)                                                        \
+    n->field = PyUnicode_InternFromString(text);                                  \
+    if (n->field == NULL)                                                         \
+        return -1;
+    STRINGS(INTERN)
+#undef INTERN
+    n->get_running_loop = core_import_attr("asyncio", "_get_running_loop");
+    n->commands = PyDict_New();
+    if (n->get_running_loop == NULL || n->commands == NULL)
+        return -1;
+    if (add_type(module, &core_bridge_spec, "_Bridge", &n->bridge_type) < 0 ||
+        add_type(module, &core_pool_spec, "Pool", &n->pool_type) < 0 ||
+        add_type(module, &core_channel_spec, "Channel", &n->channel_type) < 0 ||
+        add_type(module, &core_client_spec, "Client", &n->client_type) < 0)
+        return -1;
+    return PyModule_AddFunctions(module, functions);
+}
+
+static int native_visit(struct core_state *st, visitproc visit, void *arg)
+{
+    struct core_native_state *n = &st->native;
+
+#define VISIT(field) Py_VISIT(n->field);
+    TYPES(VISIT)
+    OBJECTS(VISIT)
+#undef VISIT
+    return 0;
+}
+
+static void native_clear(struct core_state *st)
+{
+    struct core_native_state *n = &st->native;
+
+#define CLEAR(field) Py_CLEAR(n->field);
+    OBJECTS(CLEAR)
+    TYPES(CLEAR)
+#undef CLEAR
+#define CLEAR(field, text) Py_CLEAR(n->field);
+    STRINGS(CLEAR)
+#undef CLEAR
+}
+
+const struct core_part core_native_part = {
+    .register_part = native_register,
+    .visit = native_visit,
+    .clear = native_clear,
+};

@@ -1,0 +1,498 @@
+#include "pool_type.h"
+
+#include <structmember.h>
+
+#include "bridge.h"
+#include "errors.h"
+
+static int ensure_open(struct core_pool *pool)
+{
+    if (pool->rt != NULL)
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "Pool.__init__() was not called");
+    return -1;
+}
+
+int core_pool_check_fork(struct core_pool *pool)
+{
+    struct core_bridge *bridge;
+    struct rt_pool *fresh = NULL;
+    int err;
+
+    if (ensure_open(pool) < 0)
+        return -1;
+    if (!rt_pool_forked(pool->rt))
+        return 0;
+    err = rt_pool_new(pool->workers, pool->queue, &fresh);
+    if (err != RT_OK)
+        return core_raise_err(pool->st, err, "A pool for the forked process");
+    /* What was in flight stays the parent's, and so do its loops. */
+    while ((bridge = pool->bridges) != NULL) {
+        pool->bridges = bridge->next;
+        bridge->next = NULL;
+        bridge->listed = false;
+    }
+    pool->last = NULL;
+    rt_pool_abandon(pool->rt);
+    pool->rt = fresh;
+    pool->generation++;
+    return 0;
+}
+
+/* ---- making and closing ------------------------------------------------------------ */
+
+/* An int in [low, high], named for the message; -1 with an exception set. */
+static long whole_number(PyObject *value, const char *name, long low, long high)
+{
+    long number;
+
+    if (PyBool_Check(value) || !PyLong_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be an int, not %.100s", name,
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    number = PyLong_AsLong(value);
+    if (number == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        number = low - 1;
+    }
+    if (number < low || number > high) {
+        PyErr_Format(PyExc_ValueError, "%s must be between %ld and %ld, not %R", name, low, high,
+                     value);
+        return -1;
+    }
+    return number;
+}
+
+static int pool_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = { "workers", "queue", NULL };
+    struct core_pool *pool = (struct core_pool *)op;
+    PyObject *workers_arg = NULL, *queue_arg = NULL;
+    long workers = 4, queue = 65536;
+    int err;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$O:Pool", names, &workers_arg, &queue_arg))
+        return -1;
+    if (pool->rt != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Pool.__init__() was called already");
+        return -1;
+    }
+    if (workers_arg != NULL) {
+        workers = whole_number(workers_arg, "workers", 1, RT_MAX_WORKERS);
+        if (workers < 0)
+            return -1;
+    }
+    if (queue_arg != NULL) {
+        queue = whole_number(queue_arg, "queue", 1, 1 << 24);
+        if (queue < 0)
+            return -1;
+    }
+    err = rt_pool_new((unsigned)workers, (uint32_t)queue, &pool->rt);
+    if (err != RT_OK)
+        return core_raise_err(pool->st, err, "A pool");
+    pool->workers = (unsigned)workers;
+    pool->queue = (uint32_t)queue;
+    return 0;
+}
+
+static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct core_state *st = core_state_of_type(type);
+    struct core_pool *pool;
+
+    (void)args;
+    (void)kwargs;
+    if (st == NULL)
+        return NULL;
+    pool = (struct core_pool *)type->tp_alloc(type, 0);
+    if (pool != NULL)
+        pool->st = st;
+    return (PyObject *)pool;
+}
+
+static int finish_none(struct core_wake_ctx *w, struct core_bridge *bridge, struct core_job *job,
+                       PyObject *fut)
+{
+    int rc;
+
+    core_bridge_recycle(bridge, job);
+    rc = core_future_settle_result(w, fut, Py_None);
+    Py_DECREF(fut);
+    return rc;
+}
+
+static int send_close(struct core_job *job)
+{
+    struct core_pool *pool = (struct core_pool *)job->keep;
+
+    return rt_pool_close(pool->rt, job->rds.base.deadline, &job->rds.base);
+}
+
+static uint64_t deadline_in(double seconds)
+{
+    if (!(seconds < 1e9))
+        return RT_NEVER;
+    return rt_after(rt_now(), seconds <= 0 ? 0 : (uint64_t)(seconds * 1e9));
+}
+
+/* _close(timeout): a future that is done when the last worker has ended, or None
+ * when somebody else waits for that already. */
+static PyObject *pool_close(PyObject *op, PyObject *arg)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+    struct core_bridge *bridge;
+    double seconds = PyFloat_AsDouble(arg);
+    PyObject *loop = NULL, *fut = NULL;
+    struct core_job *job;
+    int err;
+
+    if (seconds == -1.0 && PyErr_Occurred())
+        return NULL;
+    if (core_pool_check_fork(pool) < 0)
+        return NULL;
+    bridge = core_bridge_of(pool, &loop);
+    if (bridge == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+        return NULL;
+    }
+    fut = core_future_new(pool->st, loop, bridge->debug);
+    job = fut != NULL ? core_bridge_job(bridge, deadline_in(seconds)) : NULL;
+    if (job == NULL) {
+        Py_XDECREF(fut);
+        return NULL;
+    }
+    job->finish = finish_none;
+    job->send = send_close;
+    job->keep = Py_NewRef(pool);
+    err = core_bridge_send_now(bridge, job, fut);
+    if (err == RT_OK)
+        return fut;
+    Py_DECREF(fut);
+    if (err == RT_ECLOSED)
+        Py_RETURN_NONE;
+    core_raise_err(pool->st, err, "Closing the pool");
+    return NULL;
+}
+
+/* _detach(): take the pool's mailboxes out of their loops. */
+static PyObject *pool_detach(PyObject *op, PyObject *unused)
+{
+    struct core_bridge *bridge = ((struct core_pool *)op)->bridges;
+
+    (void)unused;
+    while (bridge != NULL) {
+        struct core_bridge *next;
+
+        Py_INCREF(bridge);
+        if (core_bridge_detach(bridge) < 0)
+            PyErr_Clear(); /* the loop closed meanwhile */
+        next = bridge->next;
+        Py_DECREF(bridge);
+        bridge = next;
+    }
+    Py_RETURN_NONE;
+}
+
+/* _shutdown(timeout, wait): without a loop. */
+static PyObject *pool_shutdown(PyObject *op, PyObject *args)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+    uint64_t until;
+    double seconds;
+    bool ended = false;
+    int wait;
+
+    if (!PyArg_ParseTuple(args, "dp:_shutdown", &seconds, &wait) || core_pool_check_fork(pool) < 0)
+        return NULL;
+    until = deadline_in(seconds);
+    rt_pool_close(pool->rt, until, NULL);
+    if (wait) {
+        Py_BEGIN_ALLOW_THREADS
+        ended = rt_pool_wait(pool->rt, rt_after(until, RT_SEC));
+        Py_END_ALLOW_THREADS
+    }
+    core_bridge_reap(pool);
+    return PyBool_FromLong(ended);
+}
+
+/* ---- a job for tests -------------------------------------------------------------------- */
+
+static void run_echo(struct rt_job *job, struct rt_worker *worker)
+{
+    /* The pause is kept where a command's bytes would be. */
+    uint64_t pause;
+    struct timespec ts;
+
+    (void)worker;
+    memcpy(&pause, rds_job_of(job)->inline_bytes, sizeof pause);
+    ts.tv_sec = (time_t)(pause / RT_SEC);
+    ts.tv_nsec = (long)(pause % RT_SEC);
+    if (pause > 0)
+        nanosleep(&ts, NULL);
+    rt_pool_complete(job, RT_OK);
+}
+
+static int send_echo(struct core_job *job)
+{
+    PyObject *pool = PyTuple_GET_ITEM(job->keep, 0);
+
+    return rt_pool_submit(((struct core_pool *)pool)->rt, &job->rds.base);
+}
+
+static int finish_echo(struct core_wake_ctx *w, struct core_bridge *bridge, struct core_job *job,
+                       PyObject *fut)
+{
+    PyObject *value = Py_NewRef(PyTuple_GET_ITEM(job->keep, 1)), *exception = NULL;
+    int rc, err = job->rds.base.err;
+
+    core_bridge_recycle(bridge, job);
+    if (err == RT_OK) {
+        rc = core_future_settle_result(w, fut, value);
+    } else {
+        core_raise_err(bridge->st, err, "The job did not run");
+        exception = core_take_exception();
+        rc = core_future_settle_exception(w, fut, exception);
+    }
+    Py_XDECREF(exception);
+    Py_DECREF(value);
+    Py_DECREF(fut);
+    return rc;
+}
+
+/* _echo(value, pause=0.0): value comes back from a worker after a pause there. */
+static PyObject *pool_echo(PyObject *op, PyObject *args)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+    struct core_bridge *bridge;
+    PyObject *value, *loop = NULL, *fut;
+    struct core_job *job;
+    double seconds = 0;
+    uint64_t pause;
+
+    if (!PyArg_ParseTuple(args, "O|d:_echo", &value, &seconds) || core_pool_check_fork(pool) < 0)
+        return NULL;
+    bridge = core_bridge_of(pool, &loop);
+    if (bridge == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+        return NULL;
+    }
+    fut = core_future_new(pool->st, loop, bridge->debug);
+    job = fut != NULL ? core_bridge_job(bridge, RT_NEVER) : NULL;
+    if (job == NULL)
+        goto fail;
+    job->keep = PyTuple_Pack(2, pool, value);
+    if (job->keep == NULL) {
+        core_bridge_recycle(bridge, job);
+        goto fail;
+    }
+    pause = seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
+    memcpy(job->rds.inline_bytes, &pause, sizeof pause);
+    job->rds.base.run = run_echo;
+    job->finish = finish_echo;
+    job->send = send_echo;
+    if (core_bridge_send(bridge, job, fut) < 0)
+        goto fail;
+    return fut;
+fail:
+    Py_XDECREF(fut);
+    return NULL;
+}
+
+/* ---- measuring ------------------------------------------------------------------------ */
+
+static int put(PyObject *dict, const char *key, uint64_t value)
+{
+    PyObject *number = PyLong_FromUnsignedLongLong(value);
+    int rc = number == NULL ? -1 : PyDict_SetItemString(dict, key, number);
+
+    Py_XDECREF(number);
+    return rc;
+}
+
+static PyObject *worker_stats(const struct rt_worker *worker)
+{
+    const struct rt_worker_stats *stats = &worker->stats;
+    PyObject *dict = PyDict_New(), *name = PyUnicode_FromFormat("offloop-w%u", worker->index);
+
+    if (dict == NULL || name == NULL || PyDict_SetItemString(dict, "name", name) < 0 ||
+        put(dict, "jobs", rt_read(&stats->jobs)) < 0 ||
+        put(dict, "commands", rt_read(&stats->commands)) < 0 ||
+        put(dict, "batches", rt_read(&stats->batches)) < 0 ||
+        put(dict, "wakeups", rt_read(&stats->wakeups)) < 0)
+        Py_CLEAR(dict);
+    Py_XDECREF(name);
+    return dict;
+}
+
+static PyObject *pool_stats(PyObject *op, PyObject *unused)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+    uint64_t jobs = 0, commands = 0, wakeups, rings, depth, high, loops = 0;
+    PyObject *dict = NULL, *each = NULL, *one = NULL, *result = NULL;
+    struct core_bridge *bridge;
+    unsigned i;
+
+    (void)unused;
+    if (core_pool_check_fork(pool) < 0)
+        return NULL;
+    core_bridge_reap(pool);
+    dict = PyDict_New();
+    each = PyList_New(0);
+    if (dict == NULL || each == NULL)
+        goto done;
+    wakeups = rt_read(&pool->rt->poller.bells);
+    rings = pool->past_rings;
+    depth = atomic_load(&pool->rt->depth);
+    high = rt_read(&pool->rt->depth_high);
+    for (i = 0; i < pool->workers; i++) {
+        const struct rt_worker_stats *stats = &pool->rt->workers[i].stats;
+
+        jobs += rt_read(&stats->jobs);
+        commands += rt_read(&stats->commands);
+        wakeups += rt_read(&stats->wakeups);
+        one = worker_stats(&pool->rt->workers[i]);
+        if (one == NULL || PyList_Append(each, one) < 0)
+            goto done;
+        Py_CLEAR(one);
+    }
+    for (bridge = pool->bridges; bridge != NULL; bridge = bridge->next) {
+        loops++;
+        rings += rt_read(&bridge->mailbox->rings);
+        depth += bridge->outstanding + bridge->parked.count;
+        if (bridge->high_water > high)
+            high = bridge->high_water;
+    }
+    if (put(dict, "workers", pool->workers) < 0 || put(dict, "jobs", jobs) < 0 ||
+        put(dict, "commands", commands) < 0 || put(dict, "wakeups", wakeups) < 0 ||
+        put(dict, "eventfd_writes", rings) < 0 || put(dict, "queue_limit", pool->queue) < 0 ||
+        put(dict, "queue_depth", depth) < 0 || put(dict, "queue_high_water", high) < 0 ||
+        put(dict, "loops", loops) < 0 ||
+        put(dict, "sources", atomic_load(&pool->rt->poller.count)) < 0 ||
+        PyDict_SetItemString(dict, "started",
+                             atomic_load(&pool->rt->live) > 0 ? Py_True : Py_False) < 0 ||
+        PyDict_SetItemString(dict, "per_worker", each) < 0)
+        goto done;
+    result = Py_NewRef(dict);
+done:
+    Py_XDECREF(one);
+    Py_XDECREF(each);
+    Py_XDECREF(dict);
+    return result;
+}
+
+static PyObject *get_workers(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLong(((struct core_pool *)op)->workers);
+}
+
+static PyObject *get_queue(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLong(((struct core_pool *)op)->queue);
+}
+
+static PyObject *get_closed(PyObject *op, void *unused)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+
+    (void)unused;
+    return PyBool_FromLong(pool->rt == NULL || rt_pool_state(pool->rt) >= RT_POOL_DRAINING);
+}
+
+static PyObject *get_ended(PyObject *op, void *unused)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+
+    (void)unused;
+    return PyBool_FromLong(pool->rt != NULL && rt_pool_state(pool->rt) == RT_POOL_STOPPED &&
+                           atomic_load(&pool->rt->live) == 0);
+}
+
+/* ---- the type ----------------------------------------------------------------------- */
+
+static int pool_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((struct core_pool *)op)->dict);
+    return 0;
+}
+
+static int pool_clear(PyObject *op)
+{
+    Py_CLEAR(((struct core_pool *)op)->dict);
+    return 0;
+}
+
+static void pool_dealloc(PyObject *op)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+    PyTypeObject *type = Py_TYPE(op);
+
+    PyObject_GC_UnTrack(op);
+    if (pool->weakrefs != NULL)
+        PyObject_ClearWeakRefs(op);
+    Py_CLEAR(pool->dict);
+    rt_pool_release(pool->rt);
+    pool->rt = NULL;
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef pool_methods[] = {
+    { "stats", pool_stats, METH_NOARGS,
+      "stats($self, /)\n--\n\n"
+      "What the pool has done so far, as a dict of counters.\n\n"
+      "Cheap, and always counted.  May be called from any thread." },
+    { "_close", pool_close, METH_O,
+      "_close($self, timeout, /)\n--\n\n"
+      "Close; a future that is done when the workers have ended, or None if another waits." },
+    { "_shutdown", pool_shutdown, METH_VARARGS,
+      "_shutdown($self, timeout, wait, /)\n--\n\nClose without an event loop." },
+    { "_detach", pool_detach, METH_NOARGS,
+      "_detach($self, /)\n--\n\nTake the pool's mailboxes out of their loops." },
+    { "_echo", pool_echo, METH_VARARGS,
+      "_echo($self, value, pause=0.0, /)\n--\n\n"
+      "A future of value, by way of a worker that pauses for so many seconds." },
+    { NULL, NULL, 0, NULL },
+};
+
+static PyGetSetDef pool_getset[] = {
+    { "workers", get_workers, NULL, "The number of worker threads.", NULL },
+    { "queue", get_queue, NULL,
+      "How many calls one event loop may have under way; further ones wait.", NULL },
+    { "closed", get_closed, NULL, "Whether new calls are refused.", NULL },
+    { "_ended", get_ended, NULL, "Whether every worker has ended after a close.", NULL },
+    { "__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL },
+    { NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyMemberDef pool_members[] = {
+    { "__weaklistoffset__", T_PYSSIZET, offsetof(struct core_pool, weakrefs), READONLY, NULL },
+    { "__dictoffset__", T_PYSSIZET, offsetof(struct core_pool, dict), READONLY, NULL },
+    { NULL, 0, 0, 0, NULL },
+};
+
+static PyType_Slot pool_slots[] = {
+    { Py_tp_doc, "Pool(workers=4, *, queue=65536)\n--\n\n"
+                 "A fixed number of native worker threads, started at first use." },
+    { Py_tp_new, pool_new },
+    { Py_tp_init, pool_init },
+    { Py_tp_dealloc, pool_dealloc },
+    { Py_tp_traverse, pool_traverse },
+    { Py_tp_clear, pool_clear },
+    { Py_tp_methods, pool_methods },
+    { Py_tp_getset, pool_getset },
+    { Py_tp_members, pool_members },
+    { 0, NULL },
+};
+
+PyType_Spec core_pool_spec = {
+    .name = "offloop._core.Pool",
+    .basicsize = sizeof(struct core_pool),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = pool_slots,
+};
