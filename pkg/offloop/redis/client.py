@@ -1,0 +1,163 @@
+"""The client: redis.asyncio.Redis on a native channel.
+
+redis-py's command methods, options and response callbacks are used as they are;
+what is replaced is execute_command, which is one C call (``_core.Client``), and the
+connection pool behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import redis.asyncio.client as base
+from redis._parsers.base import BaseParser
+from redis.exceptions import (
+    ConnectionError,
+    DataError,
+    InvalidResponse,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from offloop import _core
+from offloop.pool import Pool
+from offloop.redis.connection import ConnectionPool, NativeChannel, adopt
+
+__all__ = ["Redis", "StrictRedis", "from_url"]
+
+
+def _settle_by(future: _core.Future, awaitable: Awaitable[Any]) -> None:
+    """Give a command the outcome of its asynchronous response callback."""
+
+    async def wait() -> Any:
+        return await awaitable
+
+    def transfer(task: asyncio.Task[Any]) -> None:
+        if future.done():
+            if not task.cancelled():
+                task.exception()  # looked at: nobody else will
+        elif task.cancelled():
+            future.cancel()
+        elif (error := task.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
+
+    task = future.get_loop().create_task(wait())
+    task.add_done_callback(transfer)
+    future.add_done_callback(lambda settled: task.cancel() if settled.cancelled() else None)
+
+
+_core._setup_redis(
+    parse_error=BaseParser.parse_error,
+    redis_error=RedisError,
+    connection_error=ConnectionError,
+    timeout_error=TimeoutError,
+    data_error=DataError,
+    invalid_response=InvalidResponse,
+    response_error=ResponseError,
+    chain=_settle_by,
+)
+
+
+class Redis(_core.Client, base.Redis):
+    """redis.asyncio.Redis, with its commands carried by a native pool of workers.
+
+    A command is sent when its method is called; what is returned is an awaitable
+    that is a future and a coroutine at once. Where no event loop runs in the
+    thread, a coroutine is returned that sends when it is awaited. A client may be
+    used from any thread and from several loops.
+
+    Args:
+        workers: worker threads of its own, 1 to 1024; 4 by default.
+        pool: an offloop.Pool to share instead.
+        kwargs: as redis.asyncio.Redis.
+
+    Raises:
+        ValueError: workers or port is out of range, or workers= or pool= is given
+            together with the other or with connection_pool=.
+        TypeError: an option is unknown.
+    """
+
+    def __init__(
+        self, *, workers: int | None = None, pool: Pool | None = None, **kwargs: Any
+    ) -> None:
+        given = kwargs.get("connection_pool")
+        if given is not None and (workers is not None or pool is not None):
+            raise ValueError("workers= and pool= belong to the connection pool that is given")
+        super().__init__(**kwargs)
+        if given is None:
+            adopt(self.connection_pool, workers, pool)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        single_connection_client: bool = False,
+        auto_close_connection_pool: bool | None = None,
+        **kwargs: Any,
+    ) -> Redis:
+        """A client configured from a URL.
+
+        Args:
+            url: ``redis://``, ``unix://`` or ``rediss://``, as redis-py has it, with
+                the option ``workers`` besides.
+            kwargs: as for the connection pool, ``workers`` and ``pool`` among them.
+
+        Raises:
+            ValueError: the URL or an option in it is invalid.
+        """
+        client = cls(
+            connection_pool=ConnectionPool.from_url(url, **kwargs),
+            single_connection_client=single_connection_client,
+        )
+        client.auto_close_connection_pool = auto_close_connection_pool is not False
+        return client
+
+    def _open_channel(self) -> _core.Channel | None:
+        """The channel for this client's commands; None: redis-py's own connections."""
+        if self.single_connection_client:
+            return None
+        if type(self).parse_response is not base.Redis.parse_response:
+            return None  # the program reads replies from the connection itself
+        connection_pool = self.connection_pool
+        if isinstance(connection_pool, NativeChannel):
+            return connection_pool.open_channel()
+        return None
+
+    def _execute_leased(self, *args: Any, **options: Any) -> Awaitable[Any]:
+        """A command on a connection of its own, redis-py's way."""
+        return base.Redis.execute_command(self, *args, **options)
+
+    async def _execute_deferred(self, *args: Any, **options: Any) -> Any:
+        """A command made where no loop runs: sent by whoever awaits it."""
+        return await _core.Client.execute_command(self, *args, **options)
+
+    def stats(self) -> dict[str, Any]:
+        """What the client's channel and pool have done so far.
+
+        Returns:
+            A dict of counters: ``workers``, ``commands``, ``replies``, ``batches`` and
+            ``mean_batch`` (replies a read), ``writes``, ``inline_sends`` (of them by
+            the calling thread), ``wakeups``, ``eventfd_writes``, ``queue_depth``,
+            ``queue_high_water``, ``connections``, ``connects``, ``connect_failures``,
+            ``losses``, ``bytes_in``, ``bytes_out``, ``errors``, ``timeouts``,
+            ``cancelled``, ``dropped_replies``, ``pushes``, ``retained_unsent`` and
+            ``pool``, which is the pool's stats(). Always counted; may be called from
+            any thread. Empty but for ``pool`` where the connection pool is redis-py's.
+        """
+        connection_pool = self.connection_pool
+        if isinstance(connection_pool, NativeChannel):
+            return connection_pool.stats()
+        return {}
+
+
+StrictRedis = Redis
+
+
+def from_url(url: str, **kwargs: Any) -> Redis:
+    """A client configured from a URL; see Redis.from_url()."""
+    return Redis.from_url(url, **kwargs)

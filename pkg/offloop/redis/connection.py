@@ -1,0 +1,225 @@
+"""Connection pools that own a native channel.
+
+A connection pool of redis-py is where a client's configuration lives, and clients
+that share one share its connections. So it is the connection pool that has the
+channel. It goes on being a pool of redis-py's own connections too, for what needs
+a connection to itself: pipelines, pub/sub, blocking commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import redis.asyncio.connection as base
+from redis.asyncio.connection import (
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
+
+from offloop import _core
+from offloop.pool import Pool
+from offloop.redis.options import channel_options, is_native
+
+__all__ = [
+    "BlockingConnectionPool",
+    "Connection",
+    "ConnectionPool",
+    "SSLConnection",
+    "UnixDomainSocketConnection",
+    "adopt",
+    "parse_url",
+]
+
+_DEFAULT_WORKERS = 4
+_CLOSE_TIMEOUT = 5.0
+
+_PoolT = TypeVar("_PoolT", bound=base.ConnectionPool)
+
+
+def _check_workers(workers: int | str | None) -> int | None:
+    """The number of workers, which a URL gives as text."""
+    if isinstance(workers, str):
+        try:
+            workers = int(workers)
+        except ValueError:
+            raise ValueError(f"Invalid value for 'workers' in connection URL: {workers!r}") from None
+    if workers is not None:
+        Pool(workers)  # checks the range; its threads would start at the first use
+    return workers
+
+
+def _check_port(kwargs: dict[str, Any]) -> None:
+    port = kwargs.get("port")
+    if port is not None and not 1 <= int(port) <= 65535:
+        raise ValueError(f"port must be between 1 and 65535, not {port!r}")
+
+
+class NativeChannel:
+    """What turns a connection pool of redis-py into the owner of a channel."""
+
+    # The parts of a redis-py connection pool that are used here.
+    connection_class: Any
+    connection_kwargs: dict[str, Any]
+
+    _offloop_shared: Pool | None = None  # given by the program
+    _offloop_own: Pool | None = None  # made here
+    _offloop_workers: int | None = None
+    _offloop_channel: _core.Channel | None = None
+    _offloop_provider: Any = None
+    _offloop_tasks: set[asyncio.Task[None]]
+
+    def _configure(self, workers: int | str | None, pool: Pool | None) -> None:
+        if pool is not None and workers is not None:
+            raise ValueError("give either workers= or pool=, not both")
+        if pool is not None and not isinstance(pool, _core.Pool):
+            raise TypeError(f"pool must be an offloop.Pool, not {type(pool).__name__}")
+        _check_port(self.connection_kwargs)
+        self._offloop_workers = _check_workers(workers)
+        self._offloop_shared = pool
+        self._offloop_tasks = set()
+
+    @property
+    def pool(self) -> Pool:
+        """The pool of worker threads that serves this connection pool."""
+        if self._offloop_shared is not None:
+            return self._offloop_shared
+        if self._offloop_own is None or self._offloop_own.closed:
+            self._offloop_own = Pool(self._offloop_workers or _DEFAULT_WORKERS)
+        return self._offloop_own
+
+    def open_channel(self) -> _core.Channel | None:
+        """The channel, made at the first call; None where redis-py must connect itself."""
+        channel = self._offloop_channel
+        if channel is not None and not channel.closed:
+            return channel
+        if not is_native(self.connection_class, self.connection_kwargs):
+            return None
+        # redis-py's own connection checks the configuration and knows the defaults.
+        connection = self.connection_class(**self.connection_kwargs)
+        self._offloop_provider = connection.credential_provider
+        self._offloop_channel = _core.Channel(
+            self.pool, channel_options(connection, self._credentials_needed)
+        )
+        return self._offloop_channel
+
+    def _credentials_needed(
+        self, channel: _core.Channel, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Called in a loop that has a command waiting for a connection."""
+        task = loop.create_task(self._provide_credentials(channel))
+        self._offloop_tasks.add(task)
+        task.add_done_callback(self._offloop_tasks.discard)
+
+    async def _provide_credentials(self, channel: _core.Channel) -> None:
+        try:
+            credentials = await self._offloop_provider.get_credentials_async()
+            username, password = (None, *credentials)[-2:]
+            channel.credentials(username, password)
+        except BaseException as error:
+            channel.credentials_failed(error)
+            if not isinstance(error, Exception):
+                raise
+
+    async def close_channel(self, timeout: float = _CLOSE_TIMEOUT) -> None:
+        """Finish the commands under way, close the connection and the pool made here.
+
+        A later command opens both anew, as with redis-py's connection pools.
+
+        Args:
+            timeout: seconds for the commands under way; what is not finished by
+                then fails.
+        """
+        channel, self._offloop_channel = self._offloop_channel, None
+        own, self._offloop_own = self._offloop_own, None
+        if channel is not None:
+            closed = channel.close(timeout)
+            if closed is not None:
+                await closed
+        if own is not None:
+            await own.aclose(timeout)
+
+    def stats(self) -> dict[str, Any]:
+        """The channel's counters, and the pool's under ``pool``; see Redis.stats()."""
+        channel = self.open_channel()
+        pool = self.pool.stats()
+        counters: dict[str, Any] = dict(channel.stats()) if channel is not None else {}
+        batches = counters.get("batches", 0)
+        counters["mean_batch"] = counters["replies"] / batches if batches else 0.0
+        counters["workers"] = pool["workers"]
+        counters["wakeups"] = pool["wakeups"]
+        counters["eventfd_writes"] = pool["eventfd_writes"]
+        counters["pool"] = pool
+        return counters
+
+
+class ConnectionPool(NativeChannel, base.ConnectionPool):
+    """redis.asyncio's ConnectionPool, with a native channel for what can share one.
+
+    Args:
+        workers: worker threads of its own, 1 to 1024; 4 by default.
+        pool: an offloop.Pool to share instead.
+        others: as redis.asyncio's ConnectionPool.
+
+    Raises:
+        ValueError: workers or port is out of range, or workers and pool are both given.
+    """
+
+    def __init__(
+        self, *args: Any, workers: int | str | None = None, pool: Pool | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._configure(workers, pool)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections; those of the channel once it is quiet."""
+        if self._offloop_channel is not None:
+            self._offloop_channel.disconnect()
+        await super().disconnect(inuse_connections)
+
+    async def aclose(self) -> None:
+        """Close the connections and the pool's own threads; a later command reopens them."""
+        await super().aclose()
+        await self.close_channel()
+
+
+class BlockingConnectionPool(NativeChannel, base.BlockingConnectionPool):
+    """redis.asyncio's BlockingConnectionPool, with a native channel.
+
+    Commands that share the channel's connection wait for nobody; the limit holds for
+    what needs a connection to itself. Arguments as ConnectionPool.
+    """
+
+    def __init__(
+        self, *args: Any, workers: int | str | None = None, pool: Pool | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._configure(workers, pool)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections; those of the channel once it is quiet."""
+        if self._offloop_channel is not None:
+            self._offloop_channel.disconnect()
+        await super().disconnect(inuse_connections)
+
+    async def aclose(self) -> None:
+        """Close the connections and the pool's own threads; a later command reopens them."""
+        await super().aclose()
+        await self.close_channel()
+
+
+def adopt(
+    connection_pool: base.ConnectionPool, workers: int | str | None, pool: Pool | None
+) -> ConnectionPool:
+    """Make redis-py's own connection pool, just made by its client, one of ours.
+
+    It is the same object afterwards: redis-py has registered it with listeners
+    already (credential providers, maintenance notifications), which must go on
+    meeting the pool that the client uses.
+    """
+    connection_pool.__class__ = ConnectionPool
+    assert isinstance(connection_pool, ConnectionPool)
+    connection_pool._configure(workers, pool)
+    return connection_pool
