@@ -1,10 +1,12 @@
 #include "bridge.h"
 
+#include "channel_type.h"
 #include "errors.h"
 #include "pool_type.h"
 
 /* Jobs handled in one turn of the loop: then timers and sockets have theirs. */
 #define DRAIN_MAX 512
+#define HOLD_NS (20 * UINT64_C(1000)) /* a command waits so long for company */
 #define FREE_MAX 4096 /* jobs kept for reuse, 256 bytes and a bit each */
 
 static struct core_job *job_of(struct rt_job *base)
@@ -32,6 +34,7 @@ struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline)
     job->finish = NULL;
     job->empty_response = NULL;
     job->keep = NULL;
+    job->bridge = bridge;
     job->send = NULL;
     job->raw = false;
     return job;
@@ -55,10 +58,14 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job)
 static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
 {
     struct core_job *job = link;
+    PyObject *owner = ((struct core_future *)fut)->owner;
 
-    (void)st;
     job->rds.base.owner = NULL;
-    if (rt_job_state(&job->rds.base) != RT_JOB_IDLE)
+    if (rt_job_state(&job->rds.base) == RT_JOB_IDLE)
+        ; /* still parked: it is dropped when its turn comes */
+    else if (owner != NULL && Py_IS_TYPE(owner, st->native.channel_type))
+        (void)rds_channel_cancel(((struct core_channel *)owner)->rds, &job->rds);
+    else
         (void)rt_job_cancel(&job->rds.base);
     Py_DECREF(fut); /* the job's; the caller holds another */
 }
@@ -161,6 +168,32 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
     return 0;
 }
 
+/* ---- sending together ------------------------------------------------------------ */
+
+static void kick_held(struct core_bridge *bridge)
+{
+    struct core_channel *channel = bridge->held;
+
+    if (channel == NULL)
+        return;
+    bridge->held = NULL;
+    rds_channel_kick(channel->rds);
+    Py_DECREF(channel);
+}
+
+void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel)
+{
+    if (bridge->draining == 0) {
+        rds_channel_kick(channel->rds);
+        return;
+    }
+    if (bridge->held == channel)
+        return;
+    kick_held(bridge);
+    bridge->held = (struct core_channel *)Py_NewRef(channel);
+    bridge->held_since = rt_now();
+}
+
 /* ---- the drain ------------------------------------------------------------------ */
 
 /* Hand one job that came home to its maker.  -1: stop, an exception is set. */
@@ -204,8 +237,12 @@ static PyObject *drain(PyObject *op, PyObject *unused)
         rt_mailbox_again(bridge->mailbox);
         goto done;
     }
+    bridge->debug = w.debug;
+    bridge->draining++;
     while ((base = rt_mailbox_next(bridge->mailbox)) != NULL) {
         rc = handle(&w, bridge, job_of(base));
+        if (bridge->held != NULL && rt_now() - bridge->held_since > HOLD_NS)
+            kick_held(bridge);
         if (rc < 0 || ++handled >= DRAIN_MAX) {
             rt_mailbox_again(bridge->mailbox);
             break;
@@ -213,6 +250,8 @@ static PyObject *drain(PyObject *op, PyObject *unused)
     }
     if (rc == 0 && bridge->parked.head != NULL)
         rc = unpark(&w, bridge);
+    bridge->draining--;
+    kick_held(bridge);
     core_wake_end(&w);
 done:
     Py_DECREF(bridge);
@@ -340,7 +379,7 @@ static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
     if (bridge == NULL)
         return NULL;
     memset((char *)bridge + sizeof(PyObject), 0, sizeof *bridge - sizeof(PyObject));
-    bridge->st = pool->st;
+    bridge->st = core_state_hold(pool->st);
     bridge->pool = (struct core_pool *)Py_NewRef(pool);
     rt_joblist_init(&bridge->parked);
     bridge->loop_ref = PyWeakref_NewRef(loop, NULL);
@@ -436,6 +475,7 @@ static int bridge_traverse(PyObject *op, visitproc visit, void *arg)
 static void bridge_dealloc(PyObject *op)
 {
     struct core_bridge *bridge = (struct core_bridge *)op, **link;
+    struct core_state *st = bridge->st;
     PyTypeObject *type = Py_TYPE(op);
     struct core_job *job;
 
@@ -466,6 +506,7 @@ static void bridge_dealloc(PyObject *op)
     Py_CLEAR(bridge->pool);
     PyObject_GC_Del(op);
     Py_DECREF(type);
+    core_state_drop(st);
 }
 
 static PyMethodDef bridge_methods[] = {

@@ -22,6 +22,7 @@
 #include "future.h"
 
 struct core_bridge;
+struct core_channel;
 struct core_pool;
 struct core_job;
 
@@ -42,6 +43,7 @@ struct core_job {
     core_finish_fn *finish;
     PyObject *empty_response; /* owned; the EMPTY_RESPONSE option, or NULL */
     PyObject *keep;           /* owned; what must outlive the job */
+    struct core_bridge *bridge; /* whose job it is; it outlives the job */
     int (*send)(struct core_job *job); /* submit it: 0 or an enum rt_err */
     bool raw;                 /* NEVER_DECODE */
 };
@@ -58,6 +60,9 @@ struct core_bridge {
     uint64_t outstanding;     /* jobs submitted and not home */
     uint64_t high_water;      /* most of outstanding and parked */
     uint64_t drains;
+    struct core_channel *held; /* owned: commands were pushed and not kicked */
+    uint64_t held_since;
+    unsigned draining;        /* drains on the stack */
     struct rt_joblist parked; /* waiting for room, in order */
     struct core_job *free;    /* through rds.base.next */
     unsigned free_count;
@@ -77,6 +82,11 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job);
 /* Send a job for fut (borrowed), now or when there is room.  0, or -1 with an
  * exception set and the job given back. */
 int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
+
+/* A command was pushed into channel: have it kicked.  At once, or, in a drain,
+ * together with those of the tasks that are woken next: after HOLD_NS at the
+ * latest, counted in whole steps of tasks, or when the drain ends. */
+void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel);
 
 /* Send a job at once, whatever else is out.  RT_OK, or an enum rt_err and the job
  * given back. */

@@ -286,7 +286,7 @@ static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     channel = (struct core_channel *)type->tp_alloc(type, 0);
     if (channel == NULL)
         return NULL;
-    channel->st = st;
+    channel->st = core_state_hold(st);
     if (channel_init(channel, pool, options) < 0)
         Py_CLEAR(channel);
     return (PyObject *)channel;
@@ -493,6 +493,7 @@ static int channel_clear(PyObject *op)
 static void channel_dealloc(PyObject *op)
 {
     struct core_channel *channel = (struct core_channel *)op;
+    struct core_state *st = channel->st;
     PyTypeObject *type = Py_TYPE(op);
 
     PyObject_GC_UnTrack(op);
@@ -510,6 +511,7 @@ static void channel_dealloc(PyObject *op)
     Py_CLEAR(channel->pool);
     type->tp_free(op);
     Py_DECREF(type);
+    core_state_drop(st);
 }
 
 static PyMethodDef channel_methods[] = {

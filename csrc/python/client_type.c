@@ -100,8 +100,13 @@ static int send_command(struct core_job *job)
 {
     PyObject *fut = job->rds.base.owner;
     struct core_channel *channel = (struct core_channel *)((struct core_future *)fut)->owner;
+    struct core_bridge *bridge = job->bridge;
+    int err = rds_channel_push(channel->rds, &job->rds);
 
-    return rds_channel_submit(channel->rds, &job->rds);
+    /* The job may be home already, but nobody drains before we return. */
+    if (err == RT_OK)
+        core_bridge_kick(bridge, channel);
+    return err;
 }
 
 /* ---- options --------------------------------------------------------------------------- */
@@ -359,7 +364,7 @@ static PyObject *client_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     client = (struct core_client *)type->tp_alloc(type, 0);
     if (client != NULL)
-        client->st = st;
+        client->st = core_state_hold(st);
     return (PyObject *)client;
 }
 
@@ -386,12 +391,14 @@ static int client_clear(PyObject *op)
 
 static void client_dealloc(PyObject *op)
 {
+    struct core_state *st = ((struct core_client *)op)->st;
     PyTypeObject *type = Py_TYPE(op);
 
     PyObject_GC_UnTrack(op);
     (void)client_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
+    core_state_drop(st);
 }
 
 static PyMethodDef client_methods[] = {

@@ -9,10 +9,12 @@
  * serve the collector.  An object of a core type keeps a plain
  * `struct core_state *`; PyType_GetModuleByDef is missing in 3.10.
  *
- * Correct: the pointer cannot dangle.  An instance holds its heap type, the
- * type holds the module, and the module owns the memory of the state.  The
- * collector may clear the fields before the last instance is gone, therefore
- * code that a dying object runs (tp_clear, tp_dealloc) tests what it uses. */
+ * Correct: an object's pointer cannot dangle, because the object counts as a
+ * holder of the state (core_state_hold, core_state_drop).  Its type is not
+ * enough: when the collector takes type, module and instances in one go, it
+ * makes the type drop the module before the last instance is deallocated.
+ * The collector may also clear the fields before that, therefore code that a
+ * dying object runs (tp_clear, tp_dealloc) tests what it uses. */
 #ifndef OFFLOOP_CORE_H
 #define OFFLOOP_CORE_H
 
@@ -92,6 +94,7 @@ struct core_native_state {
 };
 
 struct core_state {
+    Py_ssize_t holders;             /* the module, and every object with an st */
     struct core_names names;
     struct core_future_state future;
     struct core_native_state native;
@@ -99,13 +102,34 @@ struct core_state {
 
 extern struct PyModuleDef core_module_def;
 
-/* The state of our module.
- * Thread: any.  GIL: held.  Blocks: no. */
+/* What PyModule_GetState points to. */
+struct core_module {
+    struct core_state *st;
+};
+
+/* The state of our module; NULL before it is executed and after it is freed.
+ * Thread: any.  GIL: held.  Blocks: no.  Borrowed. */
 static inline struct core_state *
 core_state_of(PyObject *module)
 {
-    return (struct core_state *)PyModule_GetState(module);
+    struct core_module *m = (struct core_module *)PyModule_GetState(module);
+
+    return m != NULL ? m->st : NULL;
 }
+
+/* Keep the memory of the state for an object that stores the pointer:
+ *     pool->st = core_state_hold(st);
+ * and, at the very end of its tp_dealloc, core_state_drop(st).
+ * Thread: any.  GIL: held.  Blocks: no. */
+static inline struct core_state *
+core_state_hold(struct core_state *st)
+{
+    st->holders++;
+    return st;
+}
+
+/* NULL is allowed: an object that never came to hold it. */
+void core_state_drop(struct core_state *st);
 
 /* The state, found from a type that may be a Python subclass of ours; NULL with
  * an exception set when it is not (PyType_GetModuleByDef is 3.11's). */

@@ -24,7 +24,7 @@ core_future_new(struct core_state *st, PyObject *loop, bool debug)
             return NULL;
         memset((char *)f + sizeof(PyObject), 0, sizeof *f - sizeof(PyObject));
     }
-    f->st = st;
+    f->st = core_state_hold(st);
     f->loop = Py_NewRef(loop);
     f->status = CORE_FUTURE_PENDING;
     f->blocking = false;
@@ -84,7 +84,8 @@ void
 core_future_dealloc(PyObject *op)
 {
     struct core_future *f = (struct core_future *)op;
-    struct core_future_state *fs = &f->st->future;
+    struct core_state *st = f->st;
+    struct core_future_state *fs = &st->future;
     PyTypeObject *type = Py_TYPE(op);
 
     /* The finalizer has something to do in this one case only. */
@@ -102,8 +103,8 @@ core_future_dealloc(PyObject *op)
         fs->free[fs->n_free++] = f;
     else
         PyObject_GC_Del(op);
-    /* Last: the type may hold the module's last reference, and fs is in it. */
     Py_DECREF(type);
+    core_state_drop(st);
 }
 
 void
@@ -165,7 +166,6 @@ core_future_finish(struct core_future *f, enum core_future_status to,
     f->link = (struct core_future_link){NULL, NULL};
     f->reply_callback = NULL;
     f->reply_options = NULL;
-    f->owner = NULL;
     f->result = Py_XNewRef(result);
     f->exception = Py_XNewRef(exception);
     if (exception != NULL) {
@@ -174,9 +174,10 @@ core_future_finish(struct core_future *f, enum core_future_status to,
         f->log_tb = true;
     }
 
-    /* The owner is held over the hook, which works on what it owns. */
+    /* The owner is there over the hook, which works on what it owns. */
     if (to == CORE_FUTURE_CANCELLED && link.cancelled != NULL)
         link.cancelled(f->st, (PyObject *)f, link.job);
+    f->owner = NULL;
 
     /* Last, as dropping them may run any code: it must see a done future. */
     Py_XDECREF(callback);

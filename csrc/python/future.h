@@ -104,6 +104,7 @@ struct core_wake_ctx {
     struct core_state *st;
     PyObject *loop_borrowed;
     bool in_place;
+    bool debug;                     /* loop.get_debug() */
 };
 
 /* Returns 0, or -1 with an exception set (nothing to end then). */

@@ -123,6 +123,7 @@ core_wake_begin(struct core_state *st, PyObject *loop, struct core_wake_ctx *w)
     nested = task_is_current(&st->future, loop);
     if (nested < 0)
         return -1;
+    w->debug = debug != 0;
     w->in_place = !debug && !nested;
     return 0;
 }

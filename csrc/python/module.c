@@ -70,8 +70,14 @@ core_intern_names(struct core_names *n)
 static int
 core_exec(PyObject *module)
 {
-    struct core_state *st = core_state_of(module);
+    struct core_module *m = (struct core_module *)PyModule_GetState(module);
+    struct core_state *st = PyMem_Calloc(1, sizeof *st);
 
+    if (st == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    m->st = core_state_hold(st);
     if (core_intern_names(&st->names) < 0)
         return -1;
     for (int i = 0; i < CORE_N_PARTS; i++)
@@ -103,16 +109,13 @@ core_clear(PyObject *module)
     return 0;
 }
 
-/* The names outlive core_clear: strings take part in no cycle, and an object
- * that dies after it may still call its loop. */
-static void
-core_free(void *module)
+/* The names live as long as the state: strings take part in no cycle, and an
+ * object that dies after core_clear may still call its loop. */
+void
+core_state_drop(struct core_state *st)
 {
-    struct core_state *st = core_state_of((PyObject *)module);
-
-    if (st == NULL)
+    if (st == NULL || --st->holders > 0)
         return;
-    (void)core_clear((PyObject *)module);
     Py_CLEAR(st->names.call_soon);
     Py_CLEAR(st->names.call_exception_handler);
     Py_CLEAR(st->names.context);
@@ -122,6 +125,20 @@ core_free(void *module)
     Py_CLEAR(st->names.message);
     Py_CLEAR(st->names.msg);
     Py_CLEAR(st->names.source_traceback);
+    PyMem_Free(st);
+}
+
+static void
+core_free(void *module)
+{
+    struct core_module *m = (struct core_module *)PyModule_GetState(module);
+    struct core_state *st = m != NULL ? m->st : NULL;
+
+    if (st == NULL)
+        return;
+    (void)core_clear((PyObject *)module);
+    m->st = NULL;
+    core_state_drop(st);
 }
 
 static PyModuleDef_Slot core_slots[] = {
@@ -134,7 +151,7 @@ struct PyModuleDef core_module_def = {
     .m_name = "offloop._core",
     .m_doc = "The native part of offloop: the pool, its loop bridge and the "
              "awaitable.",
-    .m_size = sizeof(struct core_state),
+    .m_size = sizeof(struct core_module),
     .m_slots = core_slots,
     .m_traverse = core_traverse,
     .m_clear = core_clear,

@@ -107,7 +107,7 @@ static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     pool = (struct core_pool *)type->tp_alloc(type, 0);
     if (pool != NULL)
-        pool->st = st;
+        pool->st = core_state_hold(st);
     return (PyObject *)pool;
 }
 
@@ -430,6 +430,7 @@ static int pool_clear(PyObject *op)
 static void pool_dealloc(PyObject *op)
 {
     struct core_pool *pool = (struct core_pool *)op;
+    struct core_state *st = pool->st;
     PyTypeObject *type = Py_TYPE(op);
 
     PyObject_GC_UnTrack(op);
@@ -440,6 +441,7 @@ static void pool_dealloc(PyObject *op)
     pool->rt = NULL;
     type->tp_free(op);
     Py_DECREF(type);
+    core_state_drop(st);
 }
 
 static PyMethodDef pool_methods[] = {

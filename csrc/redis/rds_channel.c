@@ -137,10 +137,9 @@ static int add_source(struct rds_channel *channel)
     return RT_OK;
 }
 
-int rds_channel_submit(struct rds_channel *channel, struct rds_job *job)
+int rds_channel_push(struct rds_channel *channel, struct rds_job *job)
 {
     struct rds_conn *conn = channel->conn;
-    uint64_t submitted;
     int err;
 
     if (atomic_load_explicit(&channel->closing, memory_order_acquire) != 0 ||
@@ -152,20 +151,42 @@ int rds_channel_submit(struct rds_channel *channel, struct rds_job *job)
     RT_CHECK(rt_job_move(&job->base, RT_JOB_IDLE, RT_JOB_QUEUED));
     if (job->base.deadline != RT_NEVER)
         rt_source_due(&conn->source, job->base.deadline);
-    submitted = atomic_fetch_add(&conn->submitted, 1);
+    atomic_fetch_add_explicit(&conn->submitted, 1, memory_order_relaxed);
     rt_stack_push(&conn->inbox, &job->base.node);
-    /* From here on the job may be home already. */
-    if (rds_conn_state(conn) == RDS_CONN_READY &&
-        atomic_load_explicit(&conn->finished, memory_order_acquire) == submitted) {
-        rds_conn_write_through(conn);
-    } else {
-        rt_source_attend(&conn->source, 0);
-    }
-    /* Partner: the move to CLOSED in rds_conn.c, followed by a look at the
+    /* From here on the job may be home already.
+     * Partner: the move to CLOSED in rds_conn.c, followed by a look at the
      * inbox: one of the two finds the job. */
+    atomic_thread_fence(memory_order_seq_cst);
     if (rds_conn_state(conn) == RDS_CONN_CLOSED)
         rds_conn_refuse(conn);
     return RT_OK;
+}
+
+void rds_channel_kick(struct rds_channel *channel)
+{
+    struct rds_conn *conn = channel->conn;
+
+    if (rds_conn_state(conn) == RDS_CONN_READY)
+        rds_conn_write_through(conn);
+    else
+        rt_source_attend(&conn->source, 0);
+}
+
+int rds_channel_submit(struct rds_channel *channel, struct rds_job *job)
+{
+    int err = rds_channel_push(channel, job);
+
+    if (err == RT_OK)
+        rds_channel_kick(channel);
+    return err;
+}
+
+bool rds_channel_cancel(struct rds_channel *channel, struct rds_job *job)
+{
+    if (!rt_job_cancel(&job->base))
+        return false;
+    rt_count(&channel->stats.cancelled, 1);
+    return true;
 }
 
 static void tell(struct rds_channel *channel, uint32_t what)

@@ -1,10 +1,9 @@
 /* A channel: one Redis endpoint as the pool sees it.
  *
  * It has the endpoint's options and one full-duplex connection (rds_conn.h),
- * which all commands share.  Any thread submits; the channel sends at once when
- * the connection is idle (write-through: the submitting thread itself makes one
- * non-blocking send, which saves a thread hop), and otherwise leaves the command
- * to the worker that serves the connection.
+ * which all commands share.  Any thread submits.  Whoever submits sends as well,
+ * when nobody else is at the connection just then; the worker that serves the
+ * connection reads the replies, and sends what is left over.
  *
  * Options are copied.  The password is wiped from memory with the channel. */
 #ifndef RDS_CHANNEL_H
@@ -92,10 +91,24 @@ void rds_credentials_free(struct rds_credentials *credentials);
 int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
                     struct rds_channel **out);
 
-/* Send job's command.  0 or RT_ECLOSED, RT_ESYS (no threads); the job is the
- * channel's only on 0.
+/* Take in job's command, to be sent by the next rds_channel_kick().  Several
+ * may be pushed before one kick, so that they leave in one write.
+ * 0 or RT_ECLOSED, RT_ESYS (no threads); the job is the channel's only on 0.
  * Thread: any.  GIL: may be held.  Blocks: no. */
+int rds_channel_push(struct rds_channel *channel, struct rds_job *job);
+
+/* Send what was pushed: at once and from this thread when nobody else is at the
+ * connection (write-through: one non-blocking send, which saves a thread hop),
+ * otherwise by whoever is.
+ * Thread: any.  GIL: may be held.  Blocks: no. */
+void rds_channel_kick(struct rds_channel *channel);
+
+/* Push and kick. */
 int rds_channel_submit(struct rds_channel *channel, struct rds_job *job);
+
+/* Nobody waits for job's reply any more: see rt_job_cancel().
+ * Thread: the job's owner.  Blocks: no. */
+bool rds_channel_cancel(struct rds_channel *channel, struct rds_job *job);
 
 /* Refuse new commands, finish what there is until close_at, fail the rest,
  * close the connection.  `job`, if given, is posted to its mailbox when that is

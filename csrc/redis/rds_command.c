@@ -17,11 +17,11 @@ static const char *const leased[] = {
 
 /* Commands of which only some forms need a connection of their own. */
 static const char *const depends[] = {
-    "CLIENT", "XREAD", "XREADGROUP", "SCRIPT", "DEBUG", "CLUSTER",
+    "CLIENT", "XREAD", "XREADGROUP", "SCRIPT",
 };
 
 static const char *const client_shared[] = {
-    "LIST", "KILL", "PAUSE", "UNPAUSE", "UNBLOCK", "HELP",
+    "ID", "INFO", "LIST", "KILL", "PAUSE", "UNPAUSE", "UNBLOCK", "HELP",
 };
 
 static bool is(const char *word, size_t len, const char *name)
@@ -80,7 +80,5 @@ bool rds_command_shared(size_t argc, const char *const *argv, const size_t *lens
         return true; /* the server answers with an error */
     if (is(argv[0], lens[0], "CLIENT"))
         return ONE_OF(argv[1], lens[1], client_shared);
-    if (is(argv[0], lens[0], "SCRIPT") || is(argv[0], lens[0], "DEBUG"))
-        return !is(argv[1], lens[1], "DEBUG") && !is(argv[1], lens[1], "PROTOCOL");
-    return true;
+    return !is(argv[1], lens[1], "DEBUG"); /* SCRIPT DEBUG: the debugger takes it over */
 }

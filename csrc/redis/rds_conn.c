@@ -111,7 +111,7 @@ void rds_conn_refuse(struct rds_conn *conn)
         rds_arena_set_text(&rds_job_of(base)->reply, RDS_ERROR,
                            "The client is closed: the command was not executed");
         rt_pool_complete(base, RT_ECLOSED);
-        atomic_fetch_add(&conn->finished, 1);
+        rt_count(&conn->finished, 1);
     }
 }
 

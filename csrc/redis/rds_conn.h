@@ -108,7 +108,7 @@ static inline enum rds_conn_state rds_conn_state(const struct rds_conn *conn)
 /* Handle what has come for conn.  Thread: worker. */
 void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *worker);
 
-/* Send at once what the inbox holds, if the connection is idle.
+/* Send at once what the inbox holds, if nobody else is at the connection.
  * Thread: the submitter.  GIL: may be held.  Blocks: no. */
 void rds_conn_write_through(struct rds_conn *conn);
 

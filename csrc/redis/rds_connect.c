@@ -75,7 +75,7 @@ static uint64_t backoff(struct rds_conn *conn)
         delay = o->backoff_cap;
     if (o->backoff_jitter && delay > 0) {
         conn->jitter = conn->jitter * 1103515245u + 12345u;
-        delay = delay / 2 + delay / 2 * ((conn->jitter >> 16) & 0x7fff) / 0x8000;
+        delay = delay / 0x8000 * ((conn->jitter >> 16) & 0x7fff);
     }
     return delay;
 }

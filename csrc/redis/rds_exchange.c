@@ -36,18 +36,13 @@ static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
         conn->tombstones--;
         return;
     }
-    if (!rt_job_finish(&job->base, err))
-        rt_count(&stats->cancelled, 1);
-    else if (err != RT_OK)
+    if (rt_job_finish(&job->base, err) && err != RT_OK)
         rt_count(&stats->errors, 1);
     if (conn->home.head != NULL && (conn->home.head->mailbox != job->base.mailbox ||
                                     conn->home.count >= HOME_CHUNK))
         rds_exchange_flush(conn);
     rt_joblist_append(&conn->home, &job->base);
-    /* Before it can be seen as done.  Partner: write-through's look. */
-    atomic_store_explicit(&conn->finished,
-                          atomic_load_explicit(&conn->finished, memory_order_relaxed) + 1,
-                          memory_order_release);
+    rt_count_own(&conn->finished, 1);
 }
 
 /* Fail one job with a text that says to which endpoint and what may have run. */
@@ -251,7 +246,7 @@ void rds_exchange_attach(struct rds_conn *conn)
 }
 
 /* A whole reply is there: whose is it? */
-static bool match(struct rds_conn *conn)
+static bool match(struct rds_conn *conn, uint64_t *count)
 {
     struct rds_builder *b = &conn->builder;
     struct rds_stats *stats = &conn->channel->stats;
@@ -268,6 +263,7 @@ static bool match(struct rds_conn *conn)
         return conn->ctx != NULL;
     }
     job = rds_job_of(rt_joblist_pop(&conn->inflight));
+    (*count)++;
     if (job->tombstone || rt_job_state(&job->base) != RT_JOB_RUNNING)
         rt_count(&stats->dropped, 1);
     if (too_big) {
@@ -345,8 +341,7 @@ static bool parse(struct rds_conn *conn, uint64_t *count)
             return false;
         }
         if (reply != NULL) {
-            *count += !conn->builder.out_of_band;
-            if (!match(conn))
+            if (!match(conn, count))
                 return false;
             continue;
         }

@@ -270,7 +270,7 @@ int rt_pool_start(struct rt_pool *pool)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     /* All counted before the first runs: a pool that is closed meanwhile must
      * not seem empty between two of them. */
-    atomic_fetch_add(&pool->refs, pool->worker_count);
+    rt_pool_ref(pool); /* the workers', together; the last to end drops it */
     atomic_fetch_add(&pool->live, pool->worker_count);
     for (i = 0; i < pool->worker_count; i++) {
         atomic_store(&pool->started, i + 1);
@@ -282,10 +282,10 @@ int rt_pool_start(struct rt_pool *pool)
         return RT_OK;
     /* The system has no more threads: go on with what there are, if any. */
     atomic_store(&pool->started, i);
-    atomic_fetch_sub(&pool->refs, pool->worker_count - i);
     atomic_fetch_sub(&pool->live, pool->worker_count - i);
     if (i > 0)
         return RT_OK;
+    rt_pool_unref(pool);
     atomic_store(&pool->state, RT_POOL_NEW);
     return RT_ESYS;
 }
@@ -363,13 +363,17 @@ bool rt_pool_check_stopped(struct rt_pool *pool)
 
 void rt_pool_worker_ended(struct rt_pool *pool)
 {
-    if (atomic_fetch_sub(&pool->live, 1) == 1) {
-        struct rt_job *job = swap_close_job(pool, CLOSE_JOB_TAKEN);
+    struct rt_job *job;
 
-        if (job != NULL && job != CLOSE_JOB_TAKEN)
-            rt_pool_complete(job, RT_OK);
-    }
+    /* Nobody but the last may touch the pool after this.
+     * Partner: the same line in the other workers. */
+    if (atomic_fetch_sub(&pool->live, 1) != 1)
+        return;
+    job = swap_close_job(pool, CLOSE_JOB_TAKEN);
     rt_pool_unref(pool);
+    /* Last of all, so that who waited for it finds nothing left. */
+    if (job != NULL && job != CLOSE_JOB_TAKEN)
+        rt_pool_complete(job, RT_OK);
 }
 
 bool rt_pool_wait(struct rt_pool *pool, uint64_t until)

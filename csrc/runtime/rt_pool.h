@@ -46,7 +46,7 @@ struct rt_pool {
     uint64_t fork_count;   /* forks seen when it was made */
 
     _Atomic uint32_t state;
-    _Atomic uint32_t refs; /* the owner and every live worker */
+    _Atomic uint32_t refs; /* the owner, the workers together, each channel */
     _Atomic uint32_t live; /* worker threads */
     _Atomic uint64_t stop_at;
 

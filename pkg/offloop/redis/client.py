@@ -8,7 +8,7 @@ connection pool behind it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis.asyncio.client as base
@@ -63,7 +63,7 @@ _core._setup_redis(
 )
 
 
-class Redis(_core.Client, base.Redis):
+class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command is not async
     """redis.asyncio.Redis, with its commands carried by a native pool of workers.
 
     A command is sent when its method is called; what is returned is an awaitable
@@ -130,7 +130,8 @@ class Redis(_core.Client, base.Redis):
 
     def _execute_leased(self, *args: Any, **options: Any) -> Awaitable[Any]:
         """A command on a connection of its own, redis-py's way."""
-        return base.Redis.execute_command(self, *args, **options)
+        execute: Callable[..., Awaitable[Any]] = base.Redis.execute_command
+        return execute(self, *args, **options)
 
     async def _execute_deferred(self, *args: Any, **options: Any) -> Any:
         """A command made where no loop runs: sent by whoever awaits it."""

@@ -45,7 +45,9 @@ def _check_workers(workers: int | str | None) -> int | None:
         try:
             workers = int(workers)
         except ValueError:
-            raise ValueError(f"Invalid value for 'workers' in connection URL: {workers!r}") from None
+            raise ValueError(
+                f"Invalid value for 'workers' in connection URL: {workers!r}"
+            ) from None
     if workers is not None:
         Pool(workers)  # checks the range; its threads would start at the first use
     return workers
@@ -105,9 +107,7 @@ class NativeChannel:
         )
         return self._offloop_channel
 
-    def _credentials_needed(
-        self, channel: _core.Channel, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _credentials_needed(self, channel: _core.Channel, loop: asyncio.AbstractEventLoop) -> None:
         """Called in a loop that has a command waiting for a connection."""
         task = loop.create_task(self._provide_credentials(channel))
         self._offloop_tasks.add(task)

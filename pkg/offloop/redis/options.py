@@ -13,8 +13,8 @@ from redis.asyncio.connection import (
     DefaultParser,
     UnixDomainSocketConnection,
 )
-from redis.backoff import ConstantBackoff, NoBackoff
 from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff, NoBackoff
 
 __all__ = ["channel_options", "is_native"]
 
@@ -35,7 +35,7 @@ def is_native(connection_class: type[AbstractConnection], kwargs: dict[str, Any]
 
 
 def _keepalive(connection: Connection) -> dict[str, Any]:
-    options = dict(connection.socket_keepalive_options or {})
+    options: Any = connection.socket_keepalive_options or {}
     return {
         "keepalive": bool(connection.socket_keepalive),
         "keep_idle": options.get(socket.TCP_KEEPIDLE),

@@ -1,0 +1,246 @@
+"""The measurements behind each target: one function for each group of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from inflight import Flight, fly
+from native import c_loop, delay_proxy, ping_us, redis_benchmark
+from offloop.bench.peers import Setup
+from offloop.bench.worker import Task, measure
+from offloop.bench.workload import KEY
+from rows import Numbers, Report, Rounds, interleaved
+
+#: redis.asyncio's pool in every section.
+CONNECTIONS = 50
+EACH_WAY_US = 500
+IN_FLIGHT = 100_000
+FEW_IN_FLIGHT = 1_000
+_PIPELINED_PER_SEC = 1_000_000
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all sections share: the server, the rounds, and where the results go."""
+
+    url: str
+    port: int
+    rounds: int
+    secs: float
+    loop_program: Path
+    proxy_program: Path
+    report: Report
+
+    def peer(
+        self,
+        name: str,
+        tasks: int,
+        workload: str = "get",
+        *,
+        url: str = "",
+        heartbeat: bool = False,
+    ) -> Callable[[], Numbers]:
+        """A measurement of a peer with its default settings."""
+        setup = Setup(name, url or self.url, connections=CONNECTIONS)
+        return partial(_measured, Task(setup, tasks, self.secs, workload, heartbeat))
+
+    def both(self, tasks: int, workload: str = "get") -> dict[str, Callable[[], Numbers]]:
+        """redis.asyncio and offloop with the same tasks and command."""
+        return {
+            f"{name} {workload} {tasks}": self.peer(name, tasks, workload)
+            for name in ("asyncio", "offloop")
+        }
+
+    def rounds_of(self, title: str, measurements: dict[str, Callable[[], Numbers]]) -> Rounds:
+        """Announce a section and run it, interleaved."""
+        self.report.title(title)
+        rounds = interleaved(self.rounds, measurements)
+        self.report.numbers[title] = rounds.found
+        return rounds
+
+
+def _measured(task: Task) -> Numbers:
+    sample = measure(task)
+    found = {
+        "ops_per_s": sample.ops_per_s,
+        "p50_us": sample.p50_us,
+        "p99_us": sample.p99_us,
+        "cpu_us": sample.cpu_us,
+    }
+    if sample.lateness is not None:
+        found["late_p50_ms"] = sample.lateness.p50_ms
+        found["late_p99_ms"] = sample.lateness.p99_ms
+        found["late_max_ms"] = sample.lateness.max_ms
+    return found
+
+
+def _loop(bench: Bench) -> Numbers:
+    return c_loop(bench.loop_program, bench.port, KEY, bench.secs)
+
+
+def _pipelined(bench: Bench) -> Numbers:
+    commands = max(100_000, int(_PIPELINED_PER_SEC * bench.secs))
+    return {"ops_per_s": redis_benchmark(bench.port, commands)}
+
+
+def _rates(rounds: Rounds, ours: str, theirs: str) -> str:
+    mine, other = rounds.median(ours, "ops_per_s"), rounds.median(theirs, "ops_per_s")
+    return f"({mine / 1e3:,.1f} k/s to {other / 1e3:,.1f} k/s)"
+
+
+def get(bench: Bench) -> None:
+    """``await r.get`` beside redis.asyncio, a C loop and redis-benchmark."""
+    measurements: dict[str, Callable[[], Numbers]] = {}
+    for tasks in (1, 50, 1000):
+        measurements |= bench.both(tasks)
+    measurements["c loop"] = partial(_loop, bench)
+    measurements["redis-benchmark"] = partial(_pipelined, bench)
+    rounds = bench.rounds_of("await r.get(key)", measurements)
+    report = bench.report
+    for tasks, target in ((1, 2.0), (50, 25.0), (1000, 40.0)):
+        ours, theirs = f"offloop get {tasks}", f"asyncio get {tasks}"
+        report.at_least(
+            f"ops/s to redis.asyncio's, {tasks} tasks"
+            if tasks > 1
+            else "ops/s to redis.asyncio's, 1 task",
+            rounds.ratio(ours, theirs),
+            target,
+            _rates(rounds, ours, theirs),
+        )
+    floor = rounds.median("c loop", "p50_us")
+    seen = rounds.median("offloop get 1", "p50_us")
+    report.at_most(
+        "p50 to that of a C loop of redisCommand, 1 task",
+        seen / floor,
+        1.5,
+        "x",
+        f"({seen:.1f} us to {floor:.1f} us)",
+    )
+    report.at_least(
+        "ops/s to redis-benchmark -t get -P 64 -c 2, 1000 tasks",
+        rounds.ratio("offloop get 1000", "redis-benchmark"),
+        0.5,
+        _rates(rounds, "offloop get 1000", "redis-benchmark"),
+    )
+    theirs_cpu = rounds.median("asyncio get 1000", "cpu_us")
+    report.at_most(
+        "client CPU per command, 1000 tasks",
+        rounds.median("offloop get 1000", "cpu_us"),
+        2.0,
+        " us",
+        f"(redis.asyncio {theirs_cpu:.1f} us)",
+    )
+
+
+def others(bench: Bench) -> None:
+    """Commands that have no native method: redis-py's own code on the native path."""
+    names = ("getrange", "hget", "zadd")
+    measurements: dict[str, Callable[[], Numbers]] = {}
+    for name in names:
+        measurements |= bench.both(50, name)
+    rounds = bench.rounds_of("Other commands of redis-py's API, 50 tasks", measurements)
+    for name in names:
+        ours, theirs = f"offloop {name} 50", f"asyncio {name} 50"
+        shown = "zadd(xx=True, ch=True)" if name == "zadd" else name
+        bench.report.at_least(
+            f"{shown}: ops/s to redis.asyncio's",
+            rounds.ratio(ours, theirs),
+            15.0,
+            _rates(rounds, ours, theirs),
+        )
+
+
+def round_trip(bench: Bench) -> None:
+    """p50 with 50 tasks on a server that is 1 ms further away."""
+    with delay_proxy(bench.proxy_program, bench.port, EACH_WAY_US) as port:
+        url = f"redis://127.0.0.1:{port}/0"
+        rounds = bench.rounds_of(
+            "Behind a proxy that adds 1 ms of round trip, 50 tasks",
+            {
+                "ping": lambda: {"p50_us": ping_us(port)},
+                "offloop": bench.peer("offloop", 50, url=url),
+                "asyncio": bench.peer("asyncio", 50, url=url),
+            },
+        )
+    trip = rounds.median("ping", "p50_us")
+    bench.report.note("round trip of a lone PING on a plain socket", f"{trip / 1e3:.3f} ms")
+    seen = rounds.median("offloop", "p50_us")
+    bench.report.at_most("p50 in such round trips", seen / trip, 1.1, "", f"({seen / 1e3:.3f} ms)")
+    theirs = rounds.median("asyncio", "p50_us")
+    bench.report.note("redis.asyncio's p50", f"{theirs / trip:.2f} ({theirs / 1e3:.3f} ms)")
+
+
+def in_flight(bench: Bench) -> None:
+    """A hundred thousand commands at once: what each costs, and the throughput."""
+
+    def flight(kind: str, commands: int, name: str) -> Callable[[], Numbers]:
+        return lambda: {name: fly(Flight(kind, bench.url, commands, bench.secs))}
+
+    rounds = bench.rounds_of(
+        f"{IN_FLIGHT:,} commands in flight",
+        {
+            "memory": flight("memory", IN_FLIGHT, "bytes"),
+            "many": flight("window", IN_FLIGHT, "ops_per_s"),
+            "few": flight("window", FEW_IN_FLIGHT, "ops_per_s"),
+            "many tasks": bench.peer("offloop", IN_FLIGHT),
+            "few tasks": bench.peer("offloop", FEW_IN_FLIGHT),
+        },
+    )
+    bench.report.at_most(
+        "resident memory per command", rounds.median("memory", "bytes"), 700, " bytes"
+    )
+    bench.report.at_least(
+        f"ops/s to that with {FEW_IN_FLIGHT:,} in flight",
+        rounds.ratio("many", "few"),
+        0.75,
+        _rates(rounds, "many", "few"),
+    )
+    bench.report.note(
+        "the same with a task for each command",
+        f"{rounds.ratio('many tasks', 'few tasks'):.2f}x "
+        f"{_rates(rounds, 'many tasks', 'few tasks')}",
+    )
+
+
+def heartbeat(bench: Bench) -> None:
+    """How late a 1 ms timer runs while 1000 tasks storm on the same loop."""
+    rounds = bench.rounds_of(
+        "loop.call_later(0.001) while 1000 tasks storm: how late",
+        {name: bench.peer(name, 1000, heartbeat=True) for name in ("asyncio", "offloop")},
+    )
+    for short in ("p50", "p99"):
+        seen = rounds.median("offloop", f"late_{short}_ms")
+        theirs = rounds.median("asyncio", f"late_{short}_ms")
+        bench.report.at_most(f"{short}, redis.asyncio's being the limit", seen, theirs, " ms")
+    seen = rounds.median("offloop", "late_max_ms")
+    theirs = rounds.median("asyncio", "late_max_ms")
+    bench.report.note("the latest of all", f"{seen:.2f} ms (redis.asyncio {theirs:.2f} ms)")
+
+
+def native_get(bench: Bench) -> None:
+    """Whether ``get`` deserves a native method: what redis-py's own costs."""
+    measurements = {
+        f"{name} {tasks}": bench.peer("offloop", tasks, name)
+        for tasks in (50, 1000)
+        for name in ("get", "execute")
+    }
+    rounds = bench.rounds_of('execute_command("GET", key) beside get(key)', measurements)
+    for tasks in (50, 1000):
+        ratio = rounds.ratio(f"execute {tasks}", f"get {tasks}")
+        advice = "a native get would pay" if ratio >= 1.25 else "below the 1.25x that would pay"
+        bench.report.note(
+            f"ops/s of execute_command to get's, {tasks} tasks", f"{ratio:.2f}x ({advice})"
+        )
+
+
+SECTIONS: dict[str, Callable[[Bench], None]] = {
+    "get": get,
+    "others": others,
+    "round_trip": round_trip,
+    "in_flight": in_flight,
+    "heartbeat": heartbeat,
+    "native_get": native_get,
+}

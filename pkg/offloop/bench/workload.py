@@ -1,0 +1,45 @@
+"""The commands that are measured, and the keys they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import redis
+
+VALUE = b"offloop-0123456789"
+KEY = "offloop:bench:string"
+HASH = "offloop:bench:hash"
+ZSET = "offloop:bench:zset"
+_KEYS = (KEY, HASH, ZSET)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One call of redis-py's API and the reply that proves it was answered."""
+
+    method: str
+    args: tuple[object, ...]
+    expected: object
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+
+
+WORKLOADS = {
+    "get": Workload("get", (KEY,), VALUE),
+    "execute": Workload("execute_command", ("GET", KEY), VALUE),
+    "getrange": Workload("getrange", (KEY, 0, 6), VALUE[:7]),
+    "hget": Workload("hget", (HASH, "field"), VALUE),
+    "zadd": Workload("zadd", (ZSET, {"member": 2.5}), 0, {"xx": True, "ch": True}),
+}
+
+
+def write_keys(server: redis.Redis) -> None:
+    """Write what the workloads read."""
+    server.set(KEY, VALUE)
+    server.hset(HASH, "field", VALUE)
+    server.zadd(ZSET, {"member": 2.5})
+
+
+def delete_keys(server: redis.Redis) -> None:
+    """Take away again what :func:`write_keys` has written."""
+    server.delete(*_KEYS)
