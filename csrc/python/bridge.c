@@ -6,7 +6,7 @@
 
 /* Jobs handled in one turn of the loop: then timers and sockets have theirs. */
 #define DRAIN_MAX 512
-#define HOLD_NS (20 * UINT64_C(1000)) /* a command waits so long for company */
+#define HOLD_NS (100 * UINT64_C(1000)) /* a command waits so long for company */
 #define FREE_MAX 4096 /* jobs kept for reuse, 256 bytes and a bit each */
 
 static struct core_job *job_of(struct rt_job *base)

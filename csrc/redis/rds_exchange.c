@@ -180,7 +180,7 @@ static ssize_t read_socket(redisContext *c, char *buf, size_t cap)
     }
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
         conn->last_read = 0;
-        conn->readable = false;
+        conn->readable = conn->hung_up = false;
         return 0;
     }
     c->err = n == 0 ? REDIS_ERR_EOF : REDIS_ERR_IO;

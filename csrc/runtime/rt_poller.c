@@ -21,6 +21,7 @@ int rt_poller_init(struct rt_poller *p)
     rt_stack_init(&p->retired);
     atomic_init(&p->sleep, AWAKE);
     atomic_init(&p->next_due, RT_NEVER);
+    atomic_init(&p->own_due, RT_NEVER);
     if (pthread_mutex_init(&p->lock, NULL) != 0)
         return RT_ESYS;
     p->epfd = epoll_create1(EPOLL_CLOEXEC);
@@ -42,9 +43,14 @@ static void free_retired(struct rt_node *node)
     }
 }
 
-void rt_poller_fini(struct rt_poller *p)
+void rt_poller_free_retired(struct rt_poller *p)
 {
     free_retired(rt_stack_take(&p->retired));
+}
+
+void rt_poller_fini(struct rt_poller *p)
+{
+    rt_poller_free_retired(p);
     if (p->epfd >= 0)
         close(p->epfd);
     if (p->bellfd >= 0)
@@ -71,7 +77,24 @@ void rt_poller_bell(struct rt_poller *p)
     } while (n < 0 && errno == EINTR);
 }
 
-void rt_source_add(struct rt_poller *p, struct rt_source *src)
+void rt_poller_due(struct rt_poller *p, uint64_t when)
+{
+    rt_atomic_min(&p->own_due, when);
+    if (rt_atomic_min(&p->next_due, when))
+        rt_poller_bell(p);
+}
+
+bool rt_poller_close(struct rt_poller *p)
+{
+    bool closed;
+
+    pthread_mutex_lock(&p->lock);
+    closed = p->closed = p->closed || atomic_load(&p->count) == 0;
+    pthread_mutex_unlock(&p->lock);
+    return closed;
+}
+
+int rt_source_add(struct rt_poller *p, struct rt_source *src)
 {
     src->poller = p;
     src->prev = NULL;
@@ -79,12 +102,17 @@ void rt_source_add(struct rt_poller *p, struct rt_source *src)
     atomic_init(&src->what, 0);
     atomic_init(&src->due, RT_NEVER);
     pthread_mutex_lock(&p->lock);
+    if (p->closed) {
+        pthread_mutex_unlock(&p->lock);
+        return RT_ECLOSED;
+    }
     src->next = p->sources;
     if (src->next != NULL)
         src->next->prev = src;
     p->sources = src;
     atomic_fetch_add(&p->count, 1);
     pthread_mutex_unlock(&p->lock);
+    return RT_OK;
 }
 
 bool rt_source_retire(struct rt_source *src)
@@ -152,10 +180,14 @@ void rt_source_unwatch(struct rt_source *src, int fd)
 static void find_due(struct rt_poller *p, uint64_t now)
 {
     struct rt_source *src;
+    uint64_t own;
 
     /* Raise first: whoever lowers `due` after we have looked lowers next_due
-     * after this.  Partner: rt_source_due(). */
+     * after this.  Partner: rt_source_due(), rt_poller_due(). */
     atomic_exchange(&p->next_due, RT_NEVER);
+    own = atomic_load(&p->own_due);
+    if (own > now)
+        rt_atomic_min(&p->next_due, own);
     pthread_mutex_lock(&p->lock);
     for (src = p->sources; src != NULL; src = src->next) {
         uint64_t due = atomic_load(&src->due);

@@ -57,12 +57,14 @@ struct rt_poller {
     int bellfd;
     _Atomic uint32_t sleep; /* AWAKE, ASLEEP, RUNG */
     _Atomic uint64_t next_due;
+    _Atomic uint64_t own_due; /* the pool's deadline, which is no source's */
     struct rt_stack attention; /* sources to look at, each at most once */
     struct rt_stack retired;   /* sources to free at the next quiet moment */
     _Atomic uint64_t bells;    /* writes of bellfd */
     _Atomic uint64_t turns;    /* returns from epoll_wait */
     pthread_mutex_t lock;      /* of the list below; held for microseconds */
     struct rt_source *sources;
+    bool closed;               /* under the lock: no source is taken any more */
     _Atomic uint32_t count;
 };
 
@@ -89,8 +91,20 @@ void rt_poller_fini(struct rt_poller *p);
  * Thread: any.  Blocks: no. */
 void rt_poller_bell(struct rt_poller *p);
 
-/* Make src known to p.  Thread: any.  Blocks: for microseconds at most (a list). */
-void rt_source_add(struct rt_poller *p, struct rt_source *src);
+/* Have the leader look up once `when` has passed, for the pool's own sake.
+ * Thread: any.  Blocks: no. */
+void rt_poller_due(struct rt_poller *p, uint64_t when);
+
+/* Take no more sources.  False when there are some still, and nothing is done.
+ * Thread: any.  Blocks: for microseconds at most (a list). */
+bool rt_poller_close(struct rt_poller *p);
+
+/* Destroy what was retired.  Thread: the last worker, when all others ended. */
+void rt_poller_free_retired(struct rt_poller *p);
+
+/* Make src known to p.  0, or RT_ECLOSED after rt_poller_close().
+ * Thread: any.  Blocks: for microseconds at most (a list). */
+int rt_source_add(struct rt_poller *p, struct rt_source *src);
 
 /* Forget src: from now on attending to it does nothing, and destroy is called at
  * the next quiet moment.  Its descriptors must be closed or unwatched.

@@ -258,14 +258,13 @@ void rt_pool_complete(struct rt_job *job, int err)
 
 int rt_pool_start(struct rt_pool *pool)
 {
-    uint32_t fresh = RT_POOL_NEW;
+    uint32_t fresh = atomic_load_explicit(&pool->state, memory_order_acquire);
     sigset_t all, before;
     unsigned i;
 
-    if (atomic_load_explicit(&pool->state, memory_order_acquire) != RT_POOL_NEW)
-        return RT_OK;
-    if (!atomic_compare_exchange_strong(&pool->state, &fresh, RT_POOL_RUNNING))
-        return RT_OK;
+    if (fresh != RT_POOL_NEW ||
+        !atomic_compare_exchange_strong(&pool->state, &fresh, RT_POOL_RUNNING))
+        return fresh == RT_POOL_STOPPED ? RT_ECLOSED : RT_OK;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     /* All counted before the first runs: a pool that is closed meanwhile must
@@ -339,7 +338,7 @@ int rt_pool_close(struct rt_pool *pool, uint64_t stop_at, struct rt_job *job)
     atomic_compare_exchange_strong(&pool->state, &state, RT_POOL_DRAINING);
     if (rt_pool_state(pool) == RT_POOL_DRAINING) {
         tell_sources(pool);
-        rt_atomic_min(&pool->poller.next_due, stop_at);
+        rt_poller_due(&pool->poller, stop_at);
         rt_pool_wake_all(pool);
     }
     return RT_OK;
@@ -354,7 +353,7 @@ bool rt_pool_check_stopped(struct rt_pool *pool)
     if (rt_pool_state(pool) != RT_POOL_DRAINING)
         return rt_pool_state(pool) == RT_POOL_STOPPED;
     if (atomic_load(&pool->depth) != 0 || atomic_load(&pool->busy) != 0 ||
-        atomic_load(&pool->poller.count) != 0)
+        !rt_poller_close(&pool->poller))
         return false;
     if (atomic_compare_exchange_strong(&pool->state, &state, RT_POOL_STOPPED))
         rt_pool_wake_all(pool);
@@ -369,6 +368,8 @@ void rt_pool_worker_ended(struct rt_pool *pool)
      * Partner: the same line in the other workers. */
     if (atomic_fetch_sub(&pool->live, 1) != 1)
         return;
+    /* What the sources keep, the pool itself perhaps, goes with them. */
+    rt_poller_free_retired(&pool->poller);
     job = swap_close_job(pool, CLOSE_JOB_TAKEN);
     rt_pool_unref(pool);
     /* Last of all, so that who waited for it finds nothing left. */
