@@ -72,10 +72,8 @@ static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
 
 static void count_out(struct core_bridge *bridge)
 {
-    uint64_t depth = bridge->outstanding + bridge->parked.count;
-
-    if (depth > bridge->high_water)
-        bridge->high_water = depth;
+    if (bridge->outstanding > bridge->high_water)
+        bridge->high_water = bridge->outstanding;
 }
 
 /* Submit a job that has been admitted. */
@@ -132,7 +130,6 @@ int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject 
     if (bridge->outstanding >= bridge->pool->queue || bridge->parked.head != NULL) {
         tie(job, fut);
         rt_joblist_append(&bridge->parked, &job->rds.base);
-        count_out(bridge);
         return 0;
     }
     err = core_bridge_send_now(bridge, job, fut);
@@ -154,8 +151,10 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
             continue;
         }
         err = submit(bridge, job);
-        if (err == RT_OK)
+        if (err == RT_OK) {
+            count_out(bridge);
             continue;
+        }
         core_bridge_recycle(bridge, job);
         core_raise_err(bridge->st, err, "The command cannot be sent");
         exception = core_take_exception();

@@ -58,7 +58,7 @@ struct core_bridge {
     bool listed, reading;
     bool debug;               /* loop.get_debug() at the last drain */
     uint64_t outstanding;     /* jobs submitted and not home */
-    uint64_t high_water;      /* most of outstanding and parked */
+    uint64_t high_water;      /* most outstanding */
     uint64_t drains;
     struct core_channel *held; /* owned: commands were pushed and not kicked */
     uint64_t held_since;

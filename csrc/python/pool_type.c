@@ -330,7 +330,7 @@ static PyObject *worker_stats(const struct rt_worker *worker)
 static PyObject *pool_stats(PyObject *op, PyObject *unused)
 {
     struct core_pool *pool = (struct core_pool *)op;
-    uint64_t jobs = 0, commands = 0, wakeups, rings, depth, high, loops = 0;
+    uint64_t jobs = 0, commands = 0, wakeups, rings, depth, high, loops = 0, waiting = 0;
     PyObject *dict = NULL, *each = NULL, *one = NULL, *result = NULL;
     struct core_bridge *bridge;
     unsigned i;
@@ -361,7 +361,8 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
     for (bridge = pool->bridges; bridge != NULL; bridge = bridge->next) {
         loops++;
         rings += rt_read(&bridge->mailbox->rings);
-        depth += bridge->outstanding + bridge->parked.count;
+        depth += bridge->outstanding;
+        waiting += bridge->parked.count;
         if (bridge->high_water > high)
             high = bridge->high_water;
     }
@@ -369,7 +370,7 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
         put(dict, "commands", commands) < 0 || put(dict, "wakeups", wakeups) < 0 ||
         put(dict, "eventfd_writes", rings) < 0 || put(dict, "queue_limit", pool->queue) < 0 ||
         put(dict, "queue_depth", depth) < 0 || put(dict, "queue_high_water", high) < 0 ||
-        put(dict, "loops", loops) < 0 ||
+        put(dict, "waiting", waiting) < 0 || put(dict, "loops", loops) < 0 ||
         put(dict, "sources", atomic_load(&pool->rt->poller.count)) < 0 ||
         PyDict_SetItemString(dict, "started",
                              atomic_load(&pool->rt->live) > 0 ? Py_True : Py_False) < 0 ||

@@ -117,7 +117,7 @@ void rds_channel_unref(struct rds_channel *channel)
 /* Make the connection a source of the poller, once. */
 static int add_source(struct rds_channel *channel)
 {
-    uint32_t absent = 0;
+    uint32_t absent = 0, added;
     int err;
 
     if (atomic_load_explicit(&channel->added, memory_order_acquire) == 2)
@@ -127,14 +127,16 @@ static int add_source(struct rds_channel *channel)
         return err;
     if (!atomic_compare_exchange_strong(&channel->added, &absent, 1)) {
         /* Another thread is at it, for less than a microsecond. */
-        while (atomic_load_explicit(&channel->added, memory_order_acquire) != 2) {
+        while ((added = atomic_load_explicit(&channel->added, memory_order_acquire)) == 1) {
         }
-        return RT_OK;
+        return added == 2 ? RT_OK : RT_ECLOSED;
     }
     rds_channel_ref(channel); /* the poller's, until destroy() */
-    rt_source_add(&channel->pool->poller, &channel->conn->source);
-    atomic_store_explicit(&channel->added, 2, memory_order_release);
-    return RT_OK;
+    err = rt_pool_add_source(channel->pool, &channel->conn->source);
+    atomic_store_explicit(&channel->added, err ? 0 : 2, memory_order_release);
+    if (err)
+        rds_channel_unref(channel);
+    return err;
 }
 
 int rds_channel_push(struct rds_channel *channel, struct rds_job *job)

@@ -436,7 +436,6 @@ static void settle_inflight(struct rds_conn *conn, int err, const char *text, bo
 
         if (!maybe_seen(conn, job) && keep && !job->tombstone) {
             if (rt_job_move(base, RT_JOB_RUNNING, RT_JOB_QUEUED)) {
-                rt_count(&conn->channel->stats.retained, 1);
                 rt_joblist_append(&back, base);
             } else {
                 send_home(conn, job, RT_ECANCELLED);
@@ -459,13 +458,14 @@ void rds_exchange_lost(struct rds_conn *conn, int err, const char *why)
         rds_connect_failed(conn, err, reason, rt_now());
         return;
     }
-    snprintf(text, sizeof text, "Connection to %.120s lost: %s; the command was sent and may have run",
+    snprintf(text, sizeof text, "%s %.120s: %s; the command was sent and may have run",
+             err == RT_EPROTOCOL  ? "Protocol error from"
+             : err == RT_ETIMEOUT ? "Timeout on the connection to"
+                                  : "Connection lost to",
              rds_channel_endpoint(conn->channel), reason);
-    if (err == RT_EPROTOCOL)
-        snprintf(text, sizeof text, "Protocol error from %.120s: %s; the command was sent and may have run",
-                 rds_channel_endpoint(conn->channel), reason);
     settle_inflight(conn, err, text, true);
     rds_exchange_flush(conn);
+    rt_count(&conn->channel->stats.retained, conn->pending.count);
     if (had_commands)
         rt_count(&conn->channel->stats.losses, 1);
     rds_connect_close(conn);
@@ -578,7 +578,7 @@ static bool expire_head(struct rds_conn *conn, uint64_t now)
     rt_count(&conn->channel->stats.timeouts, 1);
     describe(text, sizeof text, conn, "Timeout sending the command", seen);
     fail_job(conn, job, RT_ETIMEOUT, seen, text);
-    rds_exchange_lost(conn, RT_ELOST, "the server stopped reading");
+    rds_exchange_lost(conn, RT_ETIMEOUT, "the server stopped reading");
     return true;
 }
 
@@ -596,7 +596,7 @@ void rds_exchange_expire(struct rds_conn *conn, uint64_t now)
         uint64_t gone = rt_after(conn->quiet_since, SILENCE);
 
         if (gone <= now) {
-            rds_exchange_lost(conn, RT_ELOST, "no reply within the timeout");
+            rds_exchange_lost(conn, RT_ETIMEOUT, "nothing came, not even an overdue reply");
             return;
         }
         if (gone < next)

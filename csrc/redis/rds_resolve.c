@@ -39,6 +39,8 @@ static void *lookup_main(void *arg)
     const uint64_t one = 1;
     ssize_t n;
 
+    /* By the thread itself: nobody else may touch one that may have ended. */
+    (void)pthread_setname_np(pthread_self(), "offloop-dns");
     look_up(r, AI_ADDRCONFIG);
     if (r->gai_error != 0)
         look_up(r, 0); /* loopback only: AI_ADDRCONFIG hides what is there */
@@ -87,7 +89,6 @@ int rds_resolve_start(const char *host, int port, struct rds_resolve **out)
         atomic_fetch_sub(&r->refs, 1);
         goto fail;
     }
-    (void)pthread_setname_np(thread, "offloop-dns");
     *out = r;
     return RT_OK;
 fail:

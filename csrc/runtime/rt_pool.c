@@ -133,17 +133,33 @@ bool rt_pool_has_jobs(const struct rt_pool *pool)
     return !rt_stack_empty(&pool->submitted) || !rt_ring_empty(pool->ring);
 }
 
+static bool somebody_idle(const struct rt_pool *pool)
+{
+    unsigned word, words = (pool->worker_count + 63) / 64;
+
+    for (word = 0; word < words; word++) {
+        if (atomic_load(&pool->idle[word]) != 0)
+            return true;
+    }
+    return false;
+}
+
 /* There is a job: see to it that somebody comes. */
 static void call_worker(struct rt_pool *pool)
 {
-    /* Partner: the exchange in rt_pool_take(), and the idle bit in rt_worker.c. */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load(&pool->coming) != 0 || atomic_exchange(&pool->coming, 1) != 0)
-        return;
-    if (rt_pool_wake_one(pool))
-        return;
-    atomic_store(&pool->coming, 0);
-    rt_poller_bell(&pool->poller);
+    do {
+        /* Partner: the exchange in rt_pool_take(), and the idle bit in rt_worker.c. */
+        atomic_thread_fence(memory_order_seq_cst);
+        if (atomic_load(&pool->coming) != 0 || atomic_exchange(&pool->coming, 1) != 0)
+            return;
+        if (rt_pool_wake_one(pool))
+            return;
+        atomic_store(&pool->coming, 0);
+        rt_poller_bell(&pool->poller);
+        /* Who submitted meanwhile left the call to us, and a worker may have
+         * gone to sleep before that. */
+        atomic_thread_fence(memory_order_seq_cst);
+    } while (rt_pool_has_jobs(pool) && somebody_idle(pool));
 }
 
 /* ---- jobs --------------------------------------------------------------- */
@@ -173,6 +189,19 @@ int rt_pool_submit(struct rt_pool *pool, struct rt_job *job)
     rt_stack_push(&pool->submitted, &job->node);
     call_worker(pool);
     return RT_OK;
+}
+
+int rt_pool_add_source(struct rt_pool *pool, struct rt_source *src)
+{
+    int err = rt_pool_start(pool);
+
+    if (err == RT_OK)
+        err = rt_source_add(&pool->poller, src);
+    /* A leader that left for a job while there was no source called nobody.
+     * Partner: lead(), which drops the lead before it looks at the count. */
+    if (err == RT_OK && atomic_load(&pool->lead) == 0)
+        rt_pool_wake_one(pool);
+    return err;
 }
 
 /* Move what was submitted into the ring.  One worker at a time; who comes
@@ -239,8 +268,16 @@ struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
             rt_count_own(&worker->stats.jobs, 1);
             return job;
         }
-        atomic_fetch_sub(&pool->busy, 1);
+        rt_pool_job_ended(pool);
     }
+}
+
+void rt_pool_job_ended(struct rt_pool *pool)
+{
+    atomic_fetch_sub(&pool->busy, 1);
+    /* It may have been the last, and the leader may be asleep. */
+    if (rt_pool_state(pool) == RT_POOL_DRAINING)
+        rt_pool_check_stopped(pool);
 }
 
 void rt_pool_complete(struct rt_job *job, int err)

@@ -81,6 +81,11 @@ int rt_pool_start(struct rt_pool *pool);
  * Thread: any.  GIL: may be held.  Blocks: no. */
 int rt_pool_submit(struct rt_pool *pool, struct rt_job *job);
 
+/* Add src to the poller of a pool, which is started if need be, and see to it
+ * that somebody leads.  0, RT_ESYS or RT_ECLOSED.
+ * Thread: any.  GIL: may be held.  Blocks: for microseconds (rt_source_add()). */
+int rt_pool_add_source(struct rt_pool *pool, struct rt_source *src);
+
 /* Finish job and send it home.  Thread: the worker that holds it. */
 void rt_pool_complete(struct rt_job *job, int err);
 
@@ -117,6 +122,7 @@ static inline enum rt_pool_state rt_pool_state(const struct rt_pool *pool)
 
 /* For rt_worker.c. */
 struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker);
+void rt_pool_job_ended(struct rt_pool *pool); /* after each job taken was run */
 bool rt_pool_has_jobs(const struct rt_pool *pool);
 bool rt_pool_wake_one(struct rt_pool *pool);
 void rt_pool_wake_all(struct rt_pool *pool);

@@ -113,15 +113,22 @@ static void *worker_main(void *arg)
 {
     struct rt_worker *worker = arg;
     struct rt_pool *pool = worker->pool;
+    char name[16];
 
+    /* By the thread itself: nobody else may touch one that may have ended. */
+    snprintf(name, sizeof name, "offloop-w%u", worker->index % 10000);
+    (void)pthread_setname_np(pthread_self(), name);
     while (rt_pool_state(pool) != RT_POOL_STOPPED) {
-        struct rt_job *job = rt_pool_take(pool, worker);
+        struct rt_job *job = NULL;
 
-        if (job != NULL) {
+        /* Connections before calls: the last free worker must not take a job. */
+        if (leader_takes_jobs(pool) || !take_lead(worker))
+            job = rt_pool_take(pool, worker);
+        if (worker->leading) {
+            lead(worker);
+        } else if (job != NULL) {
             job->run(job, worker);
-            atomic_fetch_sub(&pool->busy, 1);
-            if (rt_pool_state(pool) == RT_POOL_DRAINING)
-                rt_pool_check_stopped(pool);
+            rt_pool_job_ended(pool);
             look_between_jobs(worker);
         } else if (take_lead(worker)) {
             lead(worker);
@@ -137,7 +144,6 @@ int rt_worker_start(struct rt_worker *worker)
 {
     pthread_attr_t attr;
     pthread_t thread;
-    char name[16];
     int failed;
 
     if (pthread_attr_init(&attr) != 0)
@@ -146,9 +152,5 @@ int rt_worker_start(struct rt_worker *worker)
     pthread_attr_setstacksize(&attr, STACK_SIZE);
     failed = pthread_create(&thread, &attr, worker_main, worker);
     pthread_attr_destroy(&attr);
-    if (failed)
-        return RT_ESYS;
-    snprintf(name, sizeof name, "offloop-w%u", worker->index % 10000);
-    (void)pthread_setname_np(thread, name);
-    return RT_OK;
+    return failed ? RT_ESYS : RT_OK;
 }

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Make sure that the system has what a target needs.
+#
+#     .ci/system.sh build|test|lint ...
+#
+# What is missing is installed with apt where this runs as root; otherwise the
+# command is printed and the script fails. Where nothing is missing, nothing is
+# asked of the network. PYTHON and CC name the interpreter and the compiler.
+set -eu
+
+python=${PYTHON:-python3}
+case $(basename "$python") in
+python3.*) package=$(basename "$python") ;; # Debian's name of a version beside the default
+*) package=python3 ;;
+esac
+missing=
+need() { case " $missing " in *" $1 "*) ;; *) missing="$missing $1" ;; esac; }
+have() { command -v "$1" >/dev/null 2>&1; }
+header() { echo "#include <$1>" | gcc -E -x c - >/dev/null 2>&1; }
+
+for target; do
+    case $target in
+    build)
+        have gcc || need gcc
+        header stdio.h || need libc6-dev
+        header openssl/ssl.h || need libssl-dev
+        header ck_ec.h || need libck-dev
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || need "$package-venv"
+        "$python" -c 'if 1:
+            import os, sysconfig
+            os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))
+        ' 2>/dev/null || need "$package-dev" ;;
+    test)
+        have "${REDIS_SERVER:-redis-server}" || need redis-server ;;
+    lint)
+        have clang || need clang ;;
+    *)
+        echo "$0: unknown target: $target" >&2
+        exit 2 ;;
+    esac
+done
+
+[ -n "$missing" ] || exit 0
+install="apt-get install -y --no-install-recommends$missing"
+if ! have apt-get; then
+    echo "offloop: missing here (by Debian's names):$missing" >&2
+    exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "offloop: the system lacks some packages; as root run:" >&2
+    echo "    apt-get update && $install" >&2
+    exit 1
+fi
+echo "offloop: installing with apt:$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+# An unreachable list of somebody else's is no reason to stop: the install tells.
+apt-get update >"$log" 2>&1 </dev/null || cat "$log" >&2
+if ! $install >"$log" 2>&1 </dev/null; then
+    cat "$log" >&2
+    echo "offloop: this failed: $install" >&2
+    exit 1
+fi

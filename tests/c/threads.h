@@ -1,0 +1,104 @@
+/* Threads, descriptors and waiting for tests: what minitest.h leaves out.
+ *
+ * Every wait has a limit that is far beyond what a slow machine needs, so that
+ * it tells a hang and never measures time. */
+#ifndef THREADS_H
+#define THREADS_H
+
+#include <dirent.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <sys/wait.h>
+
+#include "minitest.h"
+
+#define MT_HANG_MS 10000 /* longer than anything takes */
+
+#if defined(__x86_64__)
+#define MT_PAUSE() __builtin_ia32_pause()
+#else
+#define MT_PAUSE() ((void)0)
+#endif
+
+static inline pthread_t mt_spawn(void *(*body)(void *), void *arg)
+{
+    pthread_t thread;
+
+    MT_REQUIRE(pthread_create(&thread, NULL, body, arg) == 0);
+    return thread;
+}
+
+static inline void mt_join(pthread_t thread)
+{
+    MT_REQUIRE(pthread_join(thread, NULL) == 0);
+}
+
+/* Spin a little, then let others run: what waits in a closed loop does this. */
+static inline void mt_relax(unsigned *spins)
+{
+    if (++*spins % 64 == 0)
+        sched_yield();
+    else
+        MT_PAUSE();
+}
+
+static inline void mt_sleep_ms(unsigned ms)
+{
+    const struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 };
+
+    nanosleep(&ts, NULL);
+}
+
+/* Wait until the expression is true; false after MT_HANG_MS. */
+#define MT_EVENTUALLY(expr)                                                    \
+    ({                                                                         \
+        unsigned waited_;                                                      \
+        for (waited_ = 0; waited_ < MT_HANG_MS && !(expr); waited_++)          \
+            mt_sleep_ms(1);                                                    \
+        MT_CHECK(expr);                                                        \
+    })
+
+/* Wait until fd can be read; false when it cannot within ms. */
+static inline bool mt_readable(int fd, int ms)
+{
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+
+    return poll(&p, 1, ms) == 1;
+}
+
+static inline unsigned mt_entries(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    unsigned n = 0;
+
+    MT_REQUIRE(dir != NULL);
+    while (readdir(dir) != NULL)
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* Open descriptors of this process, and its threads. */
+static inline unsigned mt_fds(void) { return mt_entries("/proc/self/fd"); }
+static inline unsigned mt_threads(void) { return mt_entries("/proc/self/task"); }
+
+/* Run body in a forked child; its wait status. */
+static inline int mt_in_child(void (*body)(void *), void *arg)
+{
+    int status = -1;
+    pid_t pid;
+
+    fflush(NULL);
+    pid = fork();
+    MT_REQUIRE(pid >= 0);
+    if (pid == 0) {
+        body(arg);
+        _exit(0);
+    }
+    MT_REQUIRE(waitpid(pid, &status, 0) == pid);
+    return status;
+}
+
+#endif

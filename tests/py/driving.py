@@ -1,0 +1,65 @@
+"""Running coroutines under a limit, and waiting for something to become so.
+
+No test measures time; the limits here only tell a hang from slowness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Seconds after which a test counts as hung.
+HANG_LIMIT = 60.0
+
+
+async def _result_of(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+async def within(awaitable: Awaitable[T], secs: float = 20.0) -> T:
+    """The awaitable's result; AssertionError when there is none after so many seconds."""
+    # In a task of its own: asyncio.wait() refuses what is a coroutine as well.
+    task = asyncio.create_task(_result_of(awaitable))
+    done, _ = await asyncio.wait([task], timeout=secs)
+    if not done:
+        task.cancel()
+        raise AssertionError(f"no end after {secs} s: {awaitable!r}, {task.get_stack()}")
+    return task.result()
+
+
+def run(main: Coroutine[Any, Any, T], *, limit: float = HANG_LIMIT - 10, debug: bool = False) -> T:
+    """`asyncio.run` with a limit: a test that hangs fails, with the task in the message."""
+    return asyncio.run(within(main, limit), debug=debug)
+
+
+def settle(probe: Callable[[], T], secs: float = 8.0) -> T:
+    """Ask until the answer is falsy (nothing left) or the time is over; the last answer."""
+    give_up = time.monotonic() + secs
+    while (answer := probe()) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return answer
+
+
+async def until(condition: Callable[[], Any], secs: float = 20.0) -> None:
+    """Let the loop turn until the condition holds; AssertionError when it never does."""
+    give_up = time.monotonic() + secs
+    while not condition():
+        assert time.monotonic() < give_up, "it never became so"
+        await asyncio.sleep(0.002)
+
+
+async def outcome(awaitable: Awaitable[T]) -> T | BaseException:
+    """The result, or the exception as a value (cancellation of the caller passes on)."""
+    try:
+        return await awaitable
+    except Exception as error:
+        return error
+
+
+async def outcomes(awaitables: Iterable[Awaitable[Any]], secs: float = 40.0) -> list[Any]:
+    """Everything awaited at once; results and exceptions in order."""
+    return await within(asyncio.gather(*awaitables, return_exceptions=True), secs)

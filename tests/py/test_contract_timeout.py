@@ -1,0 +1,173 @@
+"""Time-outs: before sending they say "not executed", after it "may have run", and mean it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import offloop.redis as aioredis
+import pytest
+from driving import outcome, outcomes, until, within
+from fakeserver import FakeServer, Peer, bulk, greet
+from proxy import Proxy
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from servers import Server
+
+
+async def test_before_sending(own_server: Server) -> None:
+    """No connection comes about: nothing is executed, and the error says so."""
+    own_server.pause()
+    async with aioredis.Redis(
+        **own_server.tcp, protocol=3, socket_timeout=0.3, socket_connect_timeout=0.3
+    ) as client:
+        values = await outcomes([client.incr("n") for _ in range(50)])
+        assert all(isinstance(value, TimeoutError) for value in values), values
+        for value in values:
+            assert "not executed" in str(value)
+            assert "may have run" not in str(value)
+            assert f"127.0.0.1:{own_server.port}" in str(value)
+        assert client.stats()["timeouts"] >= 50
+        own_server.resume()
+        assert await within(client.ping()) is True
+        assert own_server.cmd("EXISTS", "n") == 0
+
+
+async def test_after_sending(own_server: Server) -> None:
+    async with aioredis.Redis(**own_server.unix, socket_timeout=0.3) as client:
+        await client.ping()
+        own_server.pause()
+        values = await outcomes([client.incr("n") for _ in range(50)])
+        assert all(isinstance(value, TimeoutError) for value in values), values
+        for value in values:
+            assert "may have run" in str(value)
+            assert own_server.path in str(value)
+        own_server.resume()
+        assert await within(client.ping()) is True
+        # And so they did.
+        assert own_server.cmd("GET", "n") == "50"
+
+
+async def test_some_sent_and_some_not(server: Server) -> None:
+    """The proxy stops reading: each call's error tells the truth about that call."""
+    with Proxy(server.path) as proxy:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=proxy.port, socket_timeout=1.0
+        ) as client:
+            await client.ping()
+            proxy.deafen(True)
+            large = b"x" * 500_000
+            values = await outcomes([client.set(f"k{i}", large) for i in range(60)])
+            assert all(isinstance(value, TimeoutError) for value in values)
+            texts = [str(value) for value in values]
+            assert all(("not executed" in text) != ("may have run" in text) for text in texts)
+            unsent = [i for i, text in enumerate(texts) if "not executed" in text]
+            assert unsent, "everything fitted into the sockets"
+            assert unsent[-1] == 59
+            proxy.deafen(False)
+            await asyncio.sleep(0.3)
+            assert [i for i in unsent if server.cmd("EXISTS", f"k{i}")] == []
+            assert await within(client.ping()) is True
+
+
+async def test_a_late_reply_reaches_nobody(own_server: Server) -> None:
+    async with aioredis.Redis(**own_server.unix, socket_timeout=0.15) as client:
+        await client.ping()
+        for number in range(10):
+            own_server.pause()
+            # A ConnectionError when its connection is replaced for the one before it.
+            value = await within(outcome(client.echo(f"late {number}")))
+            assert isinstance(value, (TimeoutError, ConnectionError))
+            own_server.resume()
+            calls = [client.echo(f"{number}:{i}") for i in range(30)]
+            for index, value in enumerate(await outcomes(calls)):
+                assert value == f"{number}:{index}".encode() or isinstance(value, RedisError)
+        assert await within(client.echo("after")) == b"after"
+
+
+async def test_a_stalled_loop_causes_no_false_timeout(server: Server) -> None:
+    async with aioredis.Redis(**server.unix, socket_timeout=0.2) as client:
+        await client.ping()
+        calls = [client.echo(str(i)) for i in range(20)]
+        time.sleep(0.6)  # noqa: ASYNC251
+        assert await outcomes(calls) == [str(i).encode() for i in range(20)]
+        assert client.stats()["timeouts"] == 0
+        assert client.stats()["connects"] == 1
+
+
+async def test_none_waits(own_server: Server) -> None:
+    async with aioredis.Redis(**own_server.unix, socket_timeout=None) as client:
+        await client.ping()
+        own_server.pause()
+        call = client.echo("x")
+        await asyncio.sleep(1.0)
+        assert not call.done()
+        own_server.resume()
+        assert await within(call) == b"x"
+
+
+async def test_the_deadline_covers_the_connecting() -> None:
+    """Half the time goes into the greeting; the whole does not become longer by it."""
+
+    def greeting(peer: Peer, args: list[bytes]) -> bool:
+        peer.server.closing.wait(0.25)
+        return greet(peer, args)
+
+    with FakeServer(lambda peer, args: None, greeting=greeting) as fake:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=fake.port, protocol=3, socket_timeout=0.6
+        ) as client:
+            with pytest.raises(TimeoutError):
+                await within(client.get("k"), 10)
+
+
+async def test_other_calls_are_not_timed_out_with_one() -> None:
+    """The slow command's time-out is its own: what was asked later still has its time."""
+
+    def script(peer: Peer, args: list[bytes]) -> None:
+        if args[0] == b"GET" and args[1] == b"slow":
+            peer.server.closing.wait(0.7)
+        peer.send(bulk(args[-1]))
+
+    with FakeServer(script) as fake:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=fake.port, socket_timeout=0.5
+        ) as client:
+            await client.echo("warm")
+            slow = client.get("slow")
+            await asyncio.sleep(0.4)
+            later = client.get("later")
+            with pytest.raises(TimeoutError, match="may have run"):
+                await within(slow)
+            value = await within(outcome(later))
+            # Answered on this connection, or (were it replaced) failed as one that may
+            # have run; in no case the other's reply.
+            assert value == b"later" or "may have run" in str(value)
+            assert await within(client.echo("after")) == b"after"
+
+
+async def test_many_deadlines(own_server: Server) -> None:
+    """Every call of many clients with different time-outs ends, each in its own time."""
+    clients = [
+        aioredis.Redis(**own_server.unix, socket_timeout=0.05 * (i + 1), workers=1)
+        for i in range(8)
+    ]
+    for client in clients:
+        await client.ping()
+    own_server.pause()
+    calls = [client.incr("n") for client in clients for _ in range(20)]
+    values = await outcomes(calls)
+    assert all(isinstance(value, TimeoutError) for value in values)
+    own_server.resume()
+    await until(lambda: own_server.cmd("GET", "n") == "160")
+    for client in clients:
+        await client.aclose()
+
+
+async def test_a_builtin_timeout_error_it_is_not(own_server: Server) -> None:
+    """redis.exceptions.TimeoutError, as redis-py gives; a RedisError to whoever catches that."""
+    async with aioredis.Redis(**own_server.unix, socket_timeout=0.1) as client:
+        await client.ping()
+        own_server.pause()
+        value = await within(outcome(client.get("k")))
+        assert type(value) is TimeoutError
+        own_server.resume()
