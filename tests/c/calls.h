@@ -18,7 +18,7 @@ static inline struct call *call_of(struct rt_job *job)
     return RT_CONTAINER_OF(job, struct call, job);
 }
 
-static void call_run(struct rt_job *job, struct rt_worker *worker)
+static inline void call_run(struct rt_job *job, struct rt_worker *worker)
 {
     struct call *call = call_of(job);
 
@@ -77,7 +77,7 @@ struct gate {
     atomic_uint waiting, open;
 };
 
-static void wait_at_gate(struct call *call, struct rt_worker *worker)
+static inline void wait_at_gate(struct call *call, struct rt_worker *worker)
 {
     struct gate *gate = call->arg;
 

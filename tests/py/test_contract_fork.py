@@ -106,6 +106,8 @@ def test_the_child_exits_as_python_does(server: Server) -> None:
         """
 client = make()
 before = asyncio.run(ids(client))
+# Its watchdog thread is the parent's: the child's exit would wait for it.
+faulthandler.cancel_dump_traceback_later()
 pid = os.fork()
 if pid == 0:
     asyncio.run(ids(client))

@@ -277,7 +277,7 @@ int main(void)
 
     alone();
     for (window = 1; window <= WINDOW; window++)
-        closed_loop(window, MT_SCALE(600000), &rnd);
+        closed_loop(window, MT_SCALE(500000), &rnd);
     many_posters();
     release_while_posting();
     return mt_report("mailbox");

@@ -307,9 +307,9 @@ static void readiness(void)
     close(fds[1]);
     MT_EVENTUALLY(atomic_load(&p.hangups) >= 1);
     rt_source_unwatch(&p.source, fds[0]);
-    close(fds[0]);
-    MT_EQ(rt_source_watch(&p.source, fds[0], false, false), RT_ESYS);
+    MT_EQ(rt_source_watch(&p.source, fds[0], false, true), RT_ESYS);
     end_pool(pool, home);
+    close(fds[0]);
 }
 
 /* ---- retiring ------------------------------------------------------------------ */

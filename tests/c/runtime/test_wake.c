@@ -78,7 +78,7 @@ static void partners(bool with_source)
     struct rt_source src;
     pthread_t threads[2];
 
-    rounds = (unsigned)MT_SCALE(60000);
+    rounds = (unsigned)MT_SCALE(25000);
     atomic_store(&met[0], 0);
     atomic_store(&met[1], 0);
     MT_REQUIRE(rt_pool_new(3, 64, &pool) == RT_OK);
@@ -161,7 +161,7 @@ static void called_and_leads(uint64_t *rnd)
 
 static void late_source(uint64_t *rnd)
 {
-    unsigned round, total = (unsigned)MT_SCALE(1500), i;
+    unsigned round, total = (unsigned)MT_SCALE(800), i;
 
     for (round = 0; round < total; round++) {
         unsigned pauses = (unsigned)(mt_rand(rnd) % 2000);
