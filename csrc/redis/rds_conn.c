@@ -207,8 +207,11 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
         default:
             break;
         }
-        if (rds_conn_state(conn) != RDS_CONN_READY)
+        if (rds_conn_state(conn) != RDS_CONN_READY) {
             rds_connect_step(conn, what, now);
+            /* Without a handshake it may be ready at once. */
+            progress |= rds_conn_state(conn) == RDS_CONN_READY;
+        }
         progress |= rds_conn_state(conn) == RDS_CONN_IDLE && conn->pending.head != NULL;
         what = 0;
     } while (progress && ++rounds < ROUNDS);

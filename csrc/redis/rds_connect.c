@@ -388,8 +388,15 @@ fail:
 static void dial_unix(struct rds_conn *conn, uint64_t now)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
+    char text[320];
     int error;
 
+    if (strlen(options_of(conn)->path) >= sizeof address.sun_path) {
+        snprintf(text, sizeof text, "Error %d connecting to %.200s. %s.", ENAMETOOLONG,
+                 options_of(conn)->path, "The path is too long for a socket");
+        rds_connect_failed(conn, RT_EINVAL, text, now);
+        return;
+    }
     snprintf(address.sun_path, sizeof address.sun_path, "%s", options_of(conn)->path);
     error = dial(conn, (const struct sockaddr *)&address, sizeof address);
     if (error != 0)

@@ -17,6 +17,7 @@
 #define OUT_CHUNK ((size_t)64 << 10)  /* bytes kept in hiredis's output buffer */
 #define HOME_CHUNK 64                 /* jobs posted at once */
 #define SILENCE (1 * RT_SEC)          /* no byte for so long: the peer is gone */
+#define MAX_LINE ((size_t)1 << 20)   /* bytes of a line: a length, a status, an error */
 #define SANE_LENGTH (UINT64_C(1) << 40)
 
 /* ---- going home --------------------------------------------------------- */
@@ -324,6 +325,12 @@ static bool skip_long_string(struct rds_conn *conn)
     return true;
 }
 
+/* Whether what is buffered is a line that goes on and on. */
+static bool endless_line(const redisReader *r)
+{
+    return r->len - r->pos > MAX_LINE && memchr(r->buf + r->pos, '\r', MAX_LINE) == NULL;
+}
+
 /* Parse what is buffered.  False: the connection is gone. */
 static bool parse(struct rds_conn *conn, uint64_t *count)
 {
@@ -347,6 +354,10 @@ static bool parse(struct rds_conn *conn, uint64_t *count)
         }
         if (!skip_long_string(conn)) {
             rds_exchange_lost(conn, RT_EPROTOCOL, "a string of an impossible length");
+            return false;
+        }
+        if (endless_line(r)) {
+            rds_exchange_lost(conn, RT_EPROTOCOL, "a line without an end");
             return false;
         }
         return true;
@@ -510,6 +521,8 @@ static bool bury(struct rds_conn *conn, struct rt_job **link, struct rds_job *jo
     if (list->tail == &job->base)
         list->tail = &stone->base;
     conn->tombstones++;
+    if (conn->builder.into == &job->reply)
+        conn->builder.into = NULL; /* its reply is half here: drop the rest */
     return true;
 }
 
@@ -582,6 +595,19 @@ static bool expire_head(struct rds_conn *conn, uint64_t now)
     return true;
 }
 
+/* Whether the reply that is overdue has begun to come.  Its rest may never, and
+ * then it would swallow the next one: the connection is given up. */
+static bool stuck_in_reply(const struct rds_conn *conn)
+{
+    const redisReader *r;
+
+    if (rds_conn_state(conn) != RDS_CONN_READY || conn->inflight.head == NULL ||
+        !rds_job_of(conn->inflight.head)->tombstone)
+        return false;
+    r = conn->ctx->reader;
+    return r->ridx >= 0 || r->len > r->pos || conn->skip > 0;
+}
+
 void rds_exchange_expire(struct rds_conn *conn, uint64_t now)
 {
     uint64_t next;
@@ -591,6 +617,10 @@ void rds_exchange_expire(struct rds_conn *conn, uint64_t now)
     next = expire_pending(conn, now, RT_NEVER);
     next = expire_inflight(conn, now, next);
     rds_exchange_flush(conn);
+    if (stuck_in_reply(conn)) {
+        rds_exchange_lost(conn, RT_ETIMEOUT, "only a part of an overdue reply came");
+        return;
+    }
     if (conn->tombstones > 0 && rds_conn_state(conn) == RDS_CONN_READY) {
         /* Replies are overdue.  A peer that sends nothing at all is gone. */
         uint64_t gone = rt_after(conn->quiet_since, SILENCE);

@@ -142,6 +142,10 @@ static void *create_string(const redisReadTask *task, char *str, size_t len)
 
     if (!start(b, task, 5 + (uint64_t)len))
         return NULL;
+    /* hiredis has these two bytes and does not look at them. */
+    if ((task->type == REDIS_REPLY_STRING || task->type == REDIS_REPLY_VERB) &&
+        (str[len] != '\r' || str[len + 1] != '\n'))
+        return fail(b, "a string without its end");
     switch (task->type) {
     case REDIS_REPLY_STATUS: return put_string(b, RDS_STATUS, str, len);
     case REDIS_REPLY_ERROR: return put_string(b, RDS_ERROR, str, len);

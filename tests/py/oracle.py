@@ -114,6 +114,7 @@ class Oracle:
             loop = asyncio.get_running_loop()
             loop.call_later(self.random.random() * 0.003, call.cancel)
         elif way == 3:  # through the task that awaits it
+            call.add_done_callback(_look)  # it may be cancelled before it comes to that
             task = asyncio.create_task(_await(call))
             for _ in range(self.random.randrange(4)):
                 await asyncio.sleep(0)
@@ -123,7 +124,8 @@ class Oracle:
             call.add_done_callback(_look)
             return _GAVE_UP
         else:  # one of two that are gathered
-            other = make_quiet(call)
+            call.add_done_callback(_look)
+            other = gathered(call)
             await asyncio.sleep(0)
             other.cancel()
             return await other
@@ -143,7 +145,7 @@ async def _await(call: Any) -> Any:
     return await call
 
 
-def make_quiet(call: Any) -> Any:
+def gathered(call: Any) -> Any:
     """gather() over one call: cancelling it cancels the call."""
 
     async def first() -> Any:

@@ -9,6 +9,8 @@ gets one line back:
     proxy.silence(True)       takes bytes from both sides and passes none on
     proxy.deafen(True)        stops reading from the client (its send buffer fills)
     proxy.refuse(True)        closes new connections as soon as they are accepted
+    proxy.freeze()            the connections there are pass nothing on any more, for ever;
+                              new ones are as good as before
     proxy.cut()               resets every connection now, says how many
     proxy.cut_after(low, high, seed)   each connection is reset after a random number
                               of reply bytes, also in the middle of a reply
@@ -19,6 +21,7 @@ gets one line back:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
@@ -84,6 +87,9 @@ class Proxy:
     def deafen(self, on: bool) -> None:
         self._order(set={"deaf": on})
 
+    def freeze(self) -> int:
+        return int(self._order(freeze=True)["frozen"])
+
     def refuse(self, on: bool) -> None:
         self._order(set={"refuse": on})
 
@@ -120,15 +126,15 @@ class _Pair:
         self.writers = writers
         limits = relay.settings.cut_after
         self.left = relay.random.randint(*limits) if limits else None
+        self.frozen = False
 
     def reset(self) -> None:
         """RST towards the client: what is under way in either direction is lost."""
         for writer in self.writers:
             sock = writer.get_extra_info("socket")
             if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
+                with contextlib.suppress(OSError):  # it is closed already
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async def pump(
@@ -148,7 +154,7 @@ class _Pair:
                 if not data:
                     writer.close()
                     return
-                while settings.silent:
+                while settings.silent or self.frozen:
                     await asyncio.sleep(0.005)
                 await self._write(writer, data, down)
                 late -= 1
@@ -160,7 +166,7 @@ class _Pair:
                     await asyncio.sleep(0.005)
                 data = await reader.read(CHUNK)
                 stats["down" if down else "up"] += len(data)
-                if settings.delay or settings.silent or late or not data:
+                if settings.delay or settings.silent or self.frozen or late or not data:
                     late += 1
                     queue.put_nowait((loop.time() + settings.delay, data))
                 else:
@@ -243,6 +249,10 @@ class _Relay:
             for pair in list(self.pairs):
                 self.stats["cuts"] += 1
                 pair.reset()
+        if order.get("freeze"):
+            answer["frozen"] = len(self.pairs)
+            for pair in self.pairs:
+                pair.frozen = True
         answer["stats"] = self.stats
         return answer
 

@@ -42,7 +42,7 @@ GARBAGE: dict[str, bytes] = {
     "array of -2": b"*-2\r\n",
     "10,000 nested arrays": b"*1\r\n" * 10_000 + b":1\r\n",
     "10,000 nested maps": b"%1\r\n:1\r\n" * 10_000 + b":1\r\n",
-    "bulk without its end": b"$3\r\nabcdef\r\n",
+    "no end": b"$3\r\nabcdefgh\r\n",
     "no bool": b"#x\r\n",
     "no double": b",1.2.3\r\n",
     "no null": b"_x\r\n",
@@ -71,7 +71,7 @@ async def good_again(client: aioredis.Redis) -> None:
         value = await within(outcome(client.echo(f"again {number}")))
         if value == f"again {number}".encode():
             return
-        assert isinstance(value, (ConnectionError, TimeoutError)), value
+        assert isinstance(value, (ConnectionError, TimeoutError, InvalidResponse)), value
     raise AssertionError("the client did not recover")
 
 
@@ -359,10 +359,13 @@ async def test_a_server_that_does_not_read(server: Server) -> None:
             calls = [client.set(f"k{i}", b"x" * 1_000_000) for i in range(40)]
             assert await within(other.echo("alive"), 10) == b"alive"
             values = await outcomes(calls)
-            assert all(isinstance(value, TimeoutError) for value in values), values
-            # The last ones were never written: they say so, and mean it.
-            assert "not executed" in str(values[-1])
+            assert all(isinstance(value, (TimeoutError, ConnectionError)) for value in values)
+            assert isinstance(values[0], TimeoutError)
             assert "may have run" in str(values[0])
+            # Some were never written: they say so.
+            unsent = [value for value in values if "not executed" in str(value)]
+            assert unsent
+            assert all(isinstance(value, TimeoutError) for value in unsent)
 
 
 async def test_a_server_that_answers_before_it_reads_all(server: Server) -> None:

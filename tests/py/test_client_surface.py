@@ -12,6 +12,7 @@ import offloop.redis as aioredis
 import pytest
 import redis.asyncio as reference
 from driving import outcomes, run, settle, until
+from leaks import descriptors, native_threads
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.lock import Lock
 from servers import Server
@@ -40,6 +41,21 @@ async def test_aclose_twice_and_disconnect_after_it(server: Server) -> None:
     await client.connection_pool.disconnect()
     await client.aclose(close_connection_pool=True)
     assert not settle(server.clients)
+
+
+async def test_a_closed_client_that_is_kept_holds_nothing(server: Server) -> None:
+    before = descriptors()
+    kept = []
+    for _ in range(3):
+        client = aioredis.Redis(**server.unix)
+        await client.ping()
+        await client.aclose()
+        kept.append(client)
+    assert not settle(lambda: {fd for fd in descriptors() if fd not in before})
+    assert not settle(native_threads)
+    assert [await client.ping() for client in kept] == [True] * 3  # and opens anew
+    for client in kept:
+        await client.aclose()
 
 
 async def test_close_without_use() -> None:

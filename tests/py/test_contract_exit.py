@@ -29,7 +29,7 @@ WAYS = {
     "nothing": (0, "return"),
     "sys.exit": (3, "sys.exit(3)"),
     "os._exit": (4, "os._exit(4)"),
-    "del": (0, "global client; del client"),
+    "del": (0, "globals().pop('client')"),
     "reference kept": (0, "sys.keep_client = client"),
     "cycle": (0, "client.me = client"),
     "pending calls": (0, "sys.calls = [client.echo(str(i)) for i in range(1000)]"),
@@ -173,8 +173,8 @@ def test_a_server_that_is_silent_or_away_does_not_hold_up_the_exit(own_server: S
         _BEGIN
         + """
 async def main():
-    calls = [asyncio.ensure_future(client.echo(str(i))) for i in range(10)]
-    await asyncio.wait(calls, timeout=0.2)
+    calls = [client.echo(str(i)) for i in range(10)]
+    await asyncio.sleep(0.2)
     for call in calls:
         call.cancel()
 asyncio.run(main())

@@ -8,7 +8,7 @@ from servers import Server
 
 # What follows each program's beginning: a client in use, then `child()` in a fork.
 _BEGIN = """
-import asyncio, os, sys, threading
+import asyncio, os, pathlib, sys, threading
 import offloop
 import offloop.redis as aioredis
 path, db = sys.argv[1], 0
@@ -207,7 +207,7 @@ def child():
     after = asyncio.run(use())
     assert not set(after) & set(before)
     assert pool.stats()["workers"] == 3
-    names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+    names = [(t / "comm").read_text() for t in pathlib.Path("/proc/self/task").iterdir()]
     assert any(name.startswith("offloop-w") for name in names), names
     asyncio.run(pool.aclose())
 

@@ -94,6 +94,19 @@ async def test_a_stalled_loop_causes_no_false_timeout(server: Server) -> None:
         assert client.stats()["connects"] == 1
 
 
+async def test_a_task_that_computes_does_not_hold_up_what_it_sent(server: Server) -> None:
+    """A command made by a task that a reply woke is on its way before the task yields."""
+    async with aioredis.Redis(**server.unix, socket_timeout=5) as client:
+        for number in range(20):
+            await client.ping()
+            calls = [client.incr(f"n{number}") for _ in range(1 + number % 3)]
+            # This task blocks the loop and asks the server by another way meanwhile.
+            give_up = time.monotonic() + 2
+            while server.cmd("GET", f"n{number}") != str(len(calls)):
+                assert time.monotonic() < give_up, "not sent while the task computes"
+            assert await outcomes(calls) == list(range(1, len(calls) + 1))
+
+
 async def test_none_waits(own_server: Server) -> None:
     async with aioredis.Redis(**own_server.unix, socket_timeout=None) as client:
         await client.ping()

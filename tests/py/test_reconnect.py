@@ -158,6 +158,19 @@ async def test_silence_then_a_new_connection(server: Server) -> None:
             raise AssertionError("the client did not recover")
 
 
+async def test_a_path_that_stays_dead_is_left(server: Server) -> None:
+    """This connection passes nothing on any more, a new one would: it must come to that."""
+    with Proxy(server.path) as proxy:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=proxy.port, socket_timeout=0.3
+        ) as client:
+            assert await client.ping() is True
+            assert proxy.freeze() == 1
+            failures = await until_good(client)
+            assert failures >= 1
+            assert client.stats()["connects"] == 2
+
+
 async def test_a_connect_that_never_completes() -> None:
     """A listener whose backlog is full: connecting hangs, and the deadline ends it."""
     with socket.socket() as listener:

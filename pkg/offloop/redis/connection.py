@@ -36,21 +36,24 @@ __all__ = [
 _DEFAULT_WORKERS = 4
 _CLOSE_TIMEOUT = 5.0
 
-_PoolT = TypeVar("_PoolT", bound=base.ConnectionPool)
+_PoolT = TypeVar("_PoolT", bound="NativeChannel")
 
 
-def _check_workers(workers: int | str | None) -> int | None:
-    """The number of workers, which a URL gives as text."""
-    if isinstance(workers, str):
-        try:
-            workers = int(workers)
-        except ValueError:
-            raise ValueError(
-                f"Invalid value for 'workers' in connection URL: {workers!r}"
-            ) from None
+def _check_workers(workers: int | None) -> int | None:
     if workers is not None:
         Pool(workers)  # checks the range; its threads would start at the first use
     return workers
+
+
+def _url_options(url: str) -> dict[str, Any]:
+    """What redis-py reads from a URL, and the number of workers."""
+    options: dict[str, Any] = dict(parse_url(url))
+    if "workers" in options:
+        try:
+            options["workers"] = int(options["workers"])
+        except ValueError:
+            raise ValueError("Invalid value for 'workers' in connection URL.") from None
+    return options
 
 
 def _check_port(kwargs: dict[str, Any]) -> None:
@@ -73,7 +76,7 @@ class NativeChannel:
     _offloop_provider: Any = None
     _offloop_tasks: set[asyncio.Task[None]]
 
-    def _configure(self, workers: int | str | None, pool: Pool | None) -> None:
+    def _configure(self, workers: int | None, pool: Pool | None) -> None:
         if pool is not None and workers is not None:
             raise ValueError("give either workers= or pool=, not both")
         if pool is not None and not isinstance(pool, _core.Pool):
@@ -82,6 +85,19 @@ class NativeChannel:
         self._offloop_workers = _check_workers(workers)
         self._offloop_shared = pool
         self._offloop_tasks = set()
+
+    @classmethod
+    def from_url(cls: type[_PoolT], url: str, **kwargs: Any) -> _PoolT:
+        """A connection pool configured from a URL, whose options win over kwargs.
+
+        Args:
+            url: as redis-py has it, with the option ``workers`` besides.
+            kwargs: as for the connection pool.
+
+        Raises:
+            ValueError: the URL or an option in it is invalid.
+        """
+        return cls(**{**kwargs, **_url_options(url)})
 
     @property
     def pool(self) -> Pool:
@@ -168,7 +184,7 @@ class ConnectionPool(NativeChannel, base.ConnectionPool):
     """
 
     def __init__(
-        self, *args: Any, workers: int | str | None = None, pool: Pool | None = None, **kwargs: Any
+        self, *args: Any, workers: int | None = None, pool: Pool | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._configure(workers, pool)
@@ -193,7 +209,7 @@ class BlockingConnectionPool(NativeChannel, base.BlockingConnectionPool):
     """
 
     def __init__(
-        self, *args: Any, workers: int | str | None = None, pool: Pool | None = None, **kwargs: Any
+        self, *args: Any, workers: int | None = None, pool: Pool | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._configure(workers, pool)
@@ -211,7 +227,7 @@ class BlockingConnectionPool(NativeChannel, base.BlockingConnectionPool):
 
 
 def adopt(
-    connection_pool: base.ConnectionPool, workers: int | str | None, pool: Pool | None
+    connection_pool: base.ConnectionPool, workers: int | None, pool: Pool | None
 ) -> ConnectionPool:
     """Make redis-py's own connection pool, just made by its client, one of ours.
 
