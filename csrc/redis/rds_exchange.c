@@ -15,6 +15,7 @@
 #include "rds_conn.h"
 
 #define OUT_CHUNK ((size_t)64 << 10)  /* bytes kept in hiredis's output buffer */
+#define TURNS 16                      /* writes, and reads, before others have theirs */
 #define HOME_CHUNK 64                 /* jobs posted at once */
 #define SILENCE (1 * RT_SEC)          /* no byte for so long: the peer is gone */
 #define MAX_LINE ((size_t)1 << 20)   /* bytes of a line: a length, a status, an error */
@@ -81,12 +82,14 @@ void rds_exchange_take(struct rds_conn *conn)
 }
 
 /* Append what fits; a large command goes in pieces, so that the output buffer
- * stays small.  False: no memory. */
-static bool append(struct rds_conn *conn)
+ * stays small.  `begun`: nothing but the rest of one that is partly out.
+ * False: no memory. */
+static bool append(struct rds_conn *conn, bool begun)
 {
     redisContext *c = conn->ctx;
 
-    while (conn->pending.head != NULL && sdslen(c->obuf) < OUT_CHUNK) {
+    while (conn->pending.head != NULL && sdslen(c->obuf) < OUT_CHUNK &&
+           (conn->head_sent > 0 || !begun)) {
         struct rds_job *job = rds_job_of(conn->pending.head);
         size_t n;
 
@@ -122,15 +125,17 @@ bool rds_exchange_write(struct rds_conn *conn)
 {
     redisContext *c = conn->ctx;
     struct rds_stats *stats = &conn->channel->stats;
-    bool may_append = rds_conn_state(conn) == RDS_CONN_READY && !conn->pinging &&
-                      atomic_load(&conn->channel->disconnect) == 0;
+    bool may_append = rds_conn_state(conn) == RDS_CONN_READY && !conn->pinging;
+    bool leaving = atomic_load(&conn->channel->disconnect) != 0;
     bool progress = false;
+    unsigned turns;
     int done = 1;
 
-    for (;;) {
+    /* Bounded, as whoever submits writes too and has other things to do. */
+    for (turns = 0; turns < TURNS; turns++) {
         uint64_t before;
 
-        if (may_append && !append(conn)) {
+        if (may_append && !append(conn, leaving)) {
             rds_exchange_lost(conn, RT_ENOMEM, "no memory for the output buffer");
             return true;
         }
@@ -382,8 +387,11 @@ bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker)
     struct rds_stats *stats = &conn->channel->stats;
     uint64_t count = 0, bytes = 0;
     bool progress = false;
+    unsigned turns;
 
-    while (conn->readable) {
+    /* Bounded, as a peer that talks without an end must not hold up deadlines
+     * and the other connections of this worker. */
+    for (turns = 0; conn->readable && turns < TURNS; turns++) {
         int status = conn->skip > 0 ? drop_bytes(conn) : redisBufferRead(conn->ctx);
 
         if (status != REDIS_OK) {

@@ -48,14 +48,20 @@ void rt_poller_free_retired(struct rt_poller *p)
     free_retired(rt_stack_take(&p->retired));
 }
 
-void rt_poller_fini(struct rt_poller *p)
+void rt_poller_shut(struct rt_poller *p)
 {
-    rt_poller_free_retired(p);
+    /* Nobody sleeps here any more, so nobody rings: see rt_poller_bell(). */
     if (p->epfd >= 0)
         close(p->epfd);
     if (p->bellfd >= 0)
         close(p->bellfd);
     p->epfd = p->bellfd = -1;
+}
+
+void rt_poller_fini(struct rt_poller *p)
+{
+    rt_poller_free_retired(p);
+    rt_poller_shut(p);
     pthread_mutex_destroy(&p->lock);
 }
 

@@ -87,6 +87,10 @@ struct rt_source {
 int rt_poller_init(struct rt_poller *p);
 void rt_poller_fini(struct rt_poller *p);
 
+/* Close the descriptors, when no worker is left: what still refers to the pool
+ * may live long.  Thread: the last worker. */
+void rt_poller_shut(struct rt_poller *p);
+
 /* Wake the leader if it sleeps.  Publish first.
  * Thread: any.  Blocks: no. */
 void rt_poller_bell(struct rt_poller *p);

@@ -407,6 +407,7 @@ void rt_pool_worker_ended(struct rt_pool *pool)
         return;
     /* What the sources keep, the pool itself perhaps, goes with them. */
     rt_poller_free_retired(&pool->poller);
+    rt_poller_shut(&pool->poller);
     job = swap_close_job(pool, CLOSE_JOB_TAKEN);
     rt_pool_unref(pool);
     /* Last of all, so that who waited for it finds nothing left. */

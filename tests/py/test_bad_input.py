@@ -110,15 +110,10 @@ async def test_what_the_encoding_lacks(server: Server) -> None:
         await still_good(client)
 
 
-def test_an_encoding_that_does_not_exist(server: Server) -> None:
-
-
-    async def main() -> None:
+async def test_an_encoding_that_does_not_exist(server: Server) -> None:
+    with pytest.raises((LookupError, RedisError)):
         async with aioredis.Redis(**server.unix, encoding="no-such-encoding") as client:
             await client.set("k", "v")
-
-    with pytest.raises((LookupError, RedisError)):
-        asyncio.run(main())
 
 
 async def test_a_released_or_strided_memoryview(server: Server) -> None:

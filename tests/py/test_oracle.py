@@ -59,6 +59,7 @@ async def _recovered(client: aioredis.Redis) -> None:
 @pytest.mark.limit(150)
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_identity_under_fire(server: Server, proxy: Proxy, workers: int) -> None:
+    server.cmd("FLUSHALL")  # numbers begin anew, and so must counters
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     pool = offloop.Pool(workers=workers)
