@@ -182,8 +182,8 @@ static void kick_held(struct core_bridge *bridge)
 
 void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel)
 {
-    if (bridge->draining == 0) {
-        rds_channel_kick(channel->rds);
+    if (bridge->draining == 0 || rds_channel_alone(channel->rds)) {
+        rds_channel_kick_one(channel->rds);
         return;
     }
     if (bridge->held == channel)

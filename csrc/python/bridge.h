@@ -83,9 +83,12 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job);
  * exception set and the job given back. */
 int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
 
-/* A command was pushed into channel: have it kicked.  At once, or, in a drain,
- * together with those of the tasks that are woken next: after HOLD_NS at the
- * latest, counted in whole steps of tasks, or when the drain ends. */
+/* A command was pushed into channel: have it kicked.  At once when it is the only
+ * one outstanding.  In a drain the others wait for company: they leave with those
+ * of the tasks that are woken next, after HOLD_NS at the latest, counted in whole
+ * steps of tasks, or when the drain ends.  A task that computes for long after it
+ * made a command does not delay it: the worker that reads the reply which is
+ * waited for anyway takes it along. */
 void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel);
 
 /* Send a job at once, whatever else is out.  RT_OK, or an enum rt_err and the job

@@ -173,12 +173,29 @@ void rds_channel_kick(struct rds_channel *channel)
         rt_source_attend(&conn->source, 0);
 }
 
+/* Why a worker will look: take the oldest command outstanding besides the one just
+ * pushed.  It is not counted as finished, so its finish comes after this look at
+ * the counter, and so after our push; whoever finishes it (the reply's reader, or
+ * a deadline) looks at the inbox once more afterwards. */
+bool rds_channel_alone(const struct rds_channel *channel)
+{
+    return rds_channel_depth(channel) <= 1;
+}
+
+void rds_channel_kick_one(struct rds_channel *channel)
+{
+    if (rds_channel_alone(channel))
+        rds_channel_kick(channel);
+    else
+        rt_source_attend(&channel->conn->source, 0);
+}
+
 int rds_channel_submit(struct rds_channel *channel, struct rds_job *job)
 {
     int err = rds_channel_push(channel, job);
 
     if (err == RT_OK)
-        rds_channel_kick(channel);
+        rds_channel_kick_one(channel);
     return err;
 }
 

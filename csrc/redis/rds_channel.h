@@ -97,11 +97,21 @@ int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
  * Thread: any.  GIL: may be held.  Blocks: no. */
 int rds_channel_push(struct rds_channel *channel, struct rds_job *job);
 
-/* Send what was pushed: at once and from this thread when nobody else is at the
+/* Send what was pushed, at once and from this thread when nobody else is at the
  * connection (write-through: one non-blocking send, which saves a thread hop),
  * otherwise by whoever is.
  * Thread: any.  GIL: may be held.  Blocks: no. */
 void rds_channel_kick(struct rds_channel *channel);
+
+/* As rds_channel_kick(), for a single command: written through when it is the
+ * only one outstanding, and left to the worker otherwise, which is rung once for
+ * any number of them. */
+void rds_channel_kick_one(struct rds_channel *channel);
+
+/* Whether a command that was just pushed is the only one outstanding.  When it is
+ * not, a worker will look at the connection without being told, at the latest
+ * when the reply comes that is waited for: see rds_channel.c. */
+bool rds_channel_alone(const struct rds_channel *channel);
 
 /* Push and kick. */
 int rds_channel_submit(struct rds_channel *channel, struct rds_job *job);

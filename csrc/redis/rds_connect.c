@@ -49,10 +49,13 @@ void rds_connect_close(struct rds_conn *conn)
         conn->resolve = NULL;
         conn->address = NULL;
     }
-    if (conn->fd >= 0)
+    if (conn->fd >= 0) {
+        rt_source_unwatch(&conn->source, conn->fd);
         close(conn->fd);
+    }
     conn->fd = -1;
     if (conn->ctx != NULL) {
+        rt_source_unwatch(&conn->source, conn->ctx->fd);
         redisFree(conn->ctx);
         conn->ctx = NULL;
     }
@@ -450,6 +453,7 @@ static void connected_or_not(struct rds_conn *conn, uint64_t now)
         begin_handshake(conn, now);
         return;
     }
+    rt_source_unwatch(&conn->source, conn->fd);
     close(conn->fd);
     conn->fd = -1;
     conn->last_error = error;

@@ -44,7 +44,8 @@ static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
                                     conn->home.count >= HOME_CHUNK))
         rds_exchange_flush(conn);
     rt_joblist_append(&conn->home, &job->base);
-    rt_count_own(&conn->finished, 1);
+    /* Ordered before the next look at the inbox: rds_channel_alone(). */
+    atomic_store(&conn->finished, rt_read(&conn->finished) + 1);
 }
 
 /* Fail one job with a text that says to which endpoint and what may have run. */
@@ -269,6 +270,13 @@ static bool match(struct rds_conn *conn, uint64_t *count)
         return conn->ctx != NULL;
     }
     job = rds_job_of(rt_joblist_pop(&conn->inflight));
+#if RDS_MUTANT_MATCH
+    /* Off by one after a cancelled command: tests/c shows that this is caught. */
+    if (rt_job_state(&job->base) == RT_JOB_ABANDONED && conn->inflight.head != NULL) {
+        rt_joblist_append(&conn->inflight, &job->base);
+        job = rds_job_of(rt_joblist_pop(&conn->inflight));
+    }
+#endif
     (*count)++;
     if (job->tombstone || rt_job_state(&job->base) != RT_JOB_RUNNING)
         rt_count(&stats->dropped, 1);
@@ -613,7 +621,9 @@ static bool stuck_in_reply(const struct rds_conn *conn)
         !rds_job_of(conn->inflight.head)->tombstone)
         return false;
     r = conn->ctx->reader;
-    return r->ridx >= 0 || r->len > r->pos || conn->skip > 0;
+    /* Between two replies hiredis may stand at the first item of none (type -1). */
+    return r->ridx > 0 || (r->ridx == 0 && r->task[0]->type != -1) || r->len > r->pos ||
+           conn->skip > 0;
 }
 
 void rds_exchange_expire(struct rds_conn *conn, uint64_t now)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -50,7 +51,10 @@ void rt_poller_free_retired(struct rt_poller *p)
 
 void rt_poller_shut(struct rt_poller *p)
 {
-    /* Nobody sleeps here any more, so nobody rings: see rt_poller_bell(). */
+    /* Nobody sleeps here any more, so nobody begins to ring; who had begun is
+     * done in a moment.  Partner: the count in rt_poller_bell(). */
+    while (atomic_load(&p->ringers) != 0)
+        sched_yield();
     if (p->epfd >= 0)
         close(p->epfd);
     if (p->bellfd >= 0)
@@ -75,12 +79,16 @@ void rt_poller_bell(struct rt_poller *p)
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load(&p->sleep) != ASLEEP)
         return;
-    if (!atomic_compare_exchange_strong(&p->sleep, &asleep, RUNG))
-        return;
-    rt_count(&p->bells, 1);
-    do {
-        n = write(p->bellfd, &one, sizeof one);
-    } while (n < 0 && errno == EINTR);
+    /* Counted before the exchange, so that the descriptor stays until the write
+     * is over.  Partner: rt_poller_shut(), after the last sleep. */
+    atomic_fetch_add(&p->ringers, 1);
+    if (atomic_compare_exchange_strong(&p->sleep, &asleep, RUNG)) {
+        rt_count(&p->bells, 1);
+        do {
+            n = write(p->bellfd, &one, sizeof one);
+        } while (n < 0 && errno == EINTR);
+    }
+    atomic_fetch_sub(&p->ringers, 1);
 }
 
 void rt_poller_due(struct rt_poller *p, uint64_t when)

@@ -56,6 +56,7 @@ struct rt_poller {
     int epfd;
     int bellfd;
     _Atomic uint32_t sleep; /* AWAKE, ASLEEP, RUNG */
+    _Atomic uint32_t ringers; /* threads about to write bellfd */
     _Atomic uint64_t next_due;
     _Atomic uint64_t own_due; /* the pool's deadline, which is no source's */
     struct rt_stack attention; /* sources to look at, each at most once */
@@ -111,7 +112,7 @@ void rt_poller_free_retired(struct rt_poller *p);
 int rt_source_add(struct rt_poller *p, struct rt_source *src);
 
 /* Forget src: from now on attending to it does nothing, and destroy is called at
- * the next quiet moment.  Its descriptors must be closed or unwatched.
+ * the next quiet moment.  Its descriptors must be unwatched.
  * False when somebody has just attended to it: it will be looked at once more,
  * and that look is to try again.  On true nothing of src may be touched.
  * Thread: the worker that owns src. */
@@ -129,8 +130,9 @@ void rt_source_due(struct rt_source *src, uint64_t when);
  * triggered.  Thread: the worker that owns src.  0 or RT_ESYS. */
 int rt_source_watch(struct rt_source *src, int fd, bool write, bool known);
 
-/* Stop watching a descriptor that stays open elsewhere.  A closed one needs no
- * call.  Thread: the worker that owns src. */
+/* Stop watching fd.  Before it is closed: a forked child may hold it open, and
+ * then closing alone leaves it in the epoll, pointing to src.
+ * Thread: the worker that owns src. */
 void rt_source_unwatch(struct rt_source *src, int fd);
 
 /* One turn: handle what has come, sleep when nothing has, unless `stay_awake`

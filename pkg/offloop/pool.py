@@ -49,6 +49,7 @@ class Pool(_core.Pool):
         while not self._ended:  # somebody else's aclose() is under way
             await asyncio.sleep(0.001)
         self._detach()
+        await asyncio.sleep(0)  # the loop lets go of the mailbox's descriptor
 
     async def __aenter__(self) -> Pool:
         return self

@@ -14,6 +14,10 @@ OFFLOOP_TEST_REDIS_HOST, OFFLOOP_TEST_REDIS_PORT and OFFLOOP_TEST_REDIS_PID.
 A program whose first line is ``/* expect: tsan-report */`` has a race planted
 (it and its layer are compiled with RT_PLANT_RACE): it runs in the variant tsan
 only, and passes when ThreadSanitizer reports it.
+
+A program whose first line is ``/* expect: failure, with MACRO */`` is compiled,
+with its layers, with a bug that MACRO plants: it runs in the variant plain only,
+and passes when a check of its own fails.
 """
 
 from __future__ import annotations
@@ -52,6 +56,8 @@ TESTS = ROOT / "tests" / "c"
 LAYERS = ("runtime", "redis")
 LIMIT, STRESS_LIMIT = 120, 300
 EXPECT_REPORT = "/* expect: tsan-report */"
+EXPECT_FAILURE = re.compile(r"/\* expect: failure, with (\w+) \*/")
+PLANTED_RACE = "RT_PLANT_RACE"
 TAIL = 300  # lines shown of a program that failed
 
 
@@ -92,7 +98,7 @@ class Test:
 
     layer: str
     source: Path
-    planted: bool
+    planted: str  # the macro that plants a bug, or ""
 
     @property
     def name(self) -> str:
@@ -113,16 +119,25 @@ class Outcome:
     seconds: float
 
 
+def planted_bug(first_line: str) -> str:
+    """The macro that plants the bug which a program's first line speaks of, or ""."""
+    if first_line == EXPECT_REPORT:
+        return PLANTED_RACE
+    found = EXPECT_FAILURE.fullmatch(first_line)
+    return found[1] if found else ""
+
+
 def find_tests(text: str, variant: Variant) -> list[Test]:
     """The programs whose name contains text and that belong to the variant."""
     tests = []
     for layer in LAYERS:
         for source in sorted((TESTS / layer).glob("test_*.c")):
             with open(source) as lines:
-                planted = lines.readline().strip() == EXPECT_REPORT
+                planted = planted_bug(lines.readline().strip())
             tests.append(Test(layer, source, planted))
     wanted = [test for test in tests if text in test.name]
-    return [test for test in wanted if variant.name == "tsan" or not test.planted]
+    homes = {"": variant.name, PLANTED_RACE: "tsan"}
+    return [test for test in wanted if homes.get(test.planted, "plain") == variant.name]
 
 
 class Builder:
@@ -146,10 +161,10 @@ class Builder:
         command += ["-Wall", "-Wextra", "-Wshadow", *layer_includes(layer)]
         command += [f"-I{TESTS}"] if source.is_relative_to(TESTS) else []
         command += ["-Werror"] if switch("OFFLOOP_WERROR") else []
-        command += ["-DRT_PLANT_RACE=1"] if test.planted else []
+        command += [f"-D{test.planted}=1"] if test.planted else []
         command += [] if layer == "runtime" else self.client_library().cflags
         command += sanitizer_flags(self.variant.sanitize, queue=source.name == QUEUE)
-        folder = self.folder / ("planted" if test.planted else "sound")
+        folder = self.folder / (test.planted or "sound")
         place = source.relative_to(ROOT).with_suffix(".o")
         return Unit(source, folder / place, tuple(command))
 
@@ -279,10 +294,14 @@ def run_test(test: Test, builder: Builder, seed: str | None) -> Outcome:
         outcome = run_program(command, environment, test.limit)
     if not test.planted:
         return outcome
-    # Any other way to fail would be no proof that races are seen.
-    if "WARNING: ThreadSanitizer: data race" in outcome.output:
-        return Outcome(True, "the planted race was reported", outcome.output, outcome.seconds)
-    reason = f"the planted race was not reported ({outcome.reason or 'exit status 0'})"
+    # Any other way to fail would be no proof that the bug is seen.
+    if test.planted == PLANTED_RACE:
+        bug, sign = "race", "WARNING: ThreadSanitizer: data race"
+    else:
+        bug, sign = "bug", ": FAILED: "
+    if sign in outcome.output:
+        return Outcome(True, f"the planted {bug} was reported", outcome.output, outcome.seconds)
+    reason = f"the planted {bug} was not reported ({outcome.reason or 'exit status 0'})"
     return Outcome(False, reason, outcome.output, outcome.seconds)
 
 

@@ -26,12 +26,13 @@ def run_child(
     paths = os.pathsep.join(path for path in sys.path if path)
     try:
         return subprocess.run(
-            [sys.executable, "-X", "dev", "-c", code, *map(str, arguments)],
+            # Every warning and checked memory; not asyncio's debug mode, which is another.
+            [sys.executable, "-W", "default", "-c", code, *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=CHILD_LIMIT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths, **environment},
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONMALLOC": "debug", **environment},
         )
     except subprocess.TimeoutExpired as expired:
         raise AssertionError(f"the program hangs:\n{code}\n{expired.stderr!r}") from None

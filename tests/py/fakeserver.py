@@ -10,9 +10,9 @@ This is no stand-in for the code under test: it is the other end of its wire.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-import time
 from collections.abc import Callable
 
 
@@ -138,17 +138,13 @@ class FakeServer:
     def __exit__(self, *exc: object) -> None:
         self.closing.set()
         # Closing a listener does not wake accept(); a connection does.
-        try:
+        with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), 5).close()
-        except OSError:
-            pass
         self.acceptor.join(10)
         self.listener.close()
         for peer in self.peers:
-            try:
+            with contextlib.suppress(OSError):
                 peer.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         for thread in self.threads:
             thread.join(10)
 
@@ -173,18 +169,8 @@ class FakeServer:
     def commands(self, name: bytes) -> list[list[bytes]]:
         """Every command of that name, on any connection."""
         return [
-            args
-            for peer in self.peers
-            for args in peer.commands
-            if args[0].upper() == name.upper()
+            args for peer in self.peers for args in peer.commands if args[0].upper() == name.upper()
         ]
-
-    def wait_for(self, condition: Callable[[], bool], secs: float = 10.0) -> None:
-        """Block until the condition holds."""
-        give_up = time.monotonic() + secs
-        while not condition():
-            assert time.monotonic() < give_up, "the fake server never saw it"
-            time.sleep(0.002)
 
 
 def bulk(data: bytes) -> bytes:

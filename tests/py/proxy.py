@@ -206,9 +206,7 @@ class _Relay:
         self.stats = {"accepted": 0, "open": 0, "cuts": 0, "up": 0, "down": 0}
         self.pairs: set[_Pair] = set()
 
-    async def accept(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.stats["accepted"] += 1
         if self.settings.refuse:
             writer.transport.abort()
@@ -267,9 +265,7 @@ class _Relay:
             port = listener.sockets[0].getsockname()[1]
         print(json.dumps({"port": port}), flush=True)
         orders = asyncio.StreamReader()
-        await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
-        )
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
         while line := await orders.readline():
             print(json.dumps(self.obey(json.loads(line))), flush=True)
 
@@ -280,7 +276,5 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_main())
-    except KeyboardInterrupt:
-        pass

@@ -78,9 +78,7 @@ class Server:
         binary = server_binary()
         if binary is None:
             raise RuntimeError("no redis-server found: apt install redis-server")
-        config = "".join(
-            f'{name} "{value}"\n' for name, value in self.options.items()
-        )
+        config = "".join(f'{name} "{value}"\n' for name, value in self.options.items())
         (self.dir / "conf").write_text(config)
         with open(self.dir / "log", "ab") as log:
             self.process = subprocess.Popen(
@@ -190,9 +188,7 @@ class Server:
         """CLIENT LIST without the observer, one dict a connection."""
         lines = str(self.cmd("CLIENT LIST")).splitlines()
         rows = [
-            dict(field.partition("=")[::2] for field in line.split(" "))
-            for line in lines
-            if line
+            dict(field.partition("=")[::2] for field in line.split(" ")) for line in lines if line
         ]
         return [row for row in rows if row["name"] != OBSERVER]
 

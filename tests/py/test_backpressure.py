@@ -35,52 +35,56 @@ async def test_a_small_queue_loses_nothing(server: Server, limit: int) -> None:
 
 
 async def test_a_full_queue_does_not_block_the_loop(own_server: Server) -> None:
-    async with offloop.Pool(workers=1, queue=10) as pool:
-        async with aioredis.Redis(**own_server.unix, pool=pool, socket_timeout=40) as client:
-            await client.ping()
-            own_server.pause()
-            calls = [client.incr("n") for _ in range(3000)]
-            ticks = 0
+    async with (
+        offloop.Pool(workers=1, queue=10) as pool,
+        aioredis.Redis(**own_server.unix, pool=pool, socket_timeout=40) as client,
+    ):
+        await client.ping()
+        own_server.pause()
+        calls = [client.incr("n") for _ in range(3000)]
+        ticks = 0
 
-            async def tick() -> None:
-                nonlocal ticks
-                for _ in range(20):
-                    await asyncio.sleep(0.005)
-                    ticks += 1
+        async def tick() -> None:
+            nonlocal ticks
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+                ticks += 1
 
-            await within(tick(), 10)
-            assert ticks == 20
-            own_server.resume()
-            assert sorted(await outcomes(calls)) == list(range(1, 3001))
+        await within(tick(), 10)
+        assert ticks == 20
+        own_server.resume()
+        assert sorted(await outcomes(calls)) == list(range(1, 3001))
 
 
 async def test_waiting_callers_may_be_cancelled(own_server: Server) -> None:
-    async with offloop.Pool(workers=1, queue=10) as pool:
-        async with aioredis.Redis(**own_server.unix, pool=pool, socket_timeout=40) as client:
-            await client.ping()
-            own_server.pause()
-            kept = [client.incr("kept") for _ in range(500)]
-            dropped = [client.incr("dropped") for _ in range(500)]
-            also_kept = [client.incr("kept") for _ in range(500)]
-            for call in dropped:
-                call.cancel()
-            own_server.resume()
-            values = await outcomes([*kept, *also_kept])
-            assert sorted(values) == list(range(1, 1001))
-            assert all(
-                isinstance(value, asyncio.CancelledError) for value in await outcomes(dropped)
-            )
-            # Those that had to wait for a place had not been sent.
-            assert int(await client.get("dropped") or 0) < 500
-            assert await client.get("kept") == b"1000"
+    async with (
+        offloop.Pool(workers=1, queue=10) as pool,
+        aioredis.Redis(**own_server.unix, pool=pool, socket_timeout=40) as client,
+    ):
+        await client.ping()
+        own_server.pause()
+        kept = [client.incr("kept") for _ in range(500)]
+        dropped = [client.incr("dropped") for _ in range(500)]
+        also_kept = [client.incr("kept") for _ in range(500)]
+        for call in dropped:
+            call.cancel()
+        own_server.resume()
+        values = await outcomes([*kept, *also_kept])
+        assert sorted(values) == list(range(1, 1001))
+        assert all(isinstance(value, asyncio.CancelledError) for value in await outcomes(dropped))
+        # Those that had to wait for a place had not been sent.
+        assert int(await client.get("dropped") or 0) < 500
+        assert await client.get("kept") == b"1000"
 
 
 async def test_order_is_kept_by_those_who_wait(server: Server) -> None:
-    async with offloop.Pool(workers=2, queue=4) as pool:
-        async with aioredis.Redis(**server.unix, pool=pool) as client:
-            calls = [client.rpush("l", i) for i in range(2000)]
-            await outcomes(calls)
-            assert await client.lrange("l", 0, -1) == [str(i).encode() for i in range(2000)]
+    async with (
+        offloop.Pool(workers=2, queue=4) as pool,
+        aioredis.Redis(**server.unix, pool=pool) as client,
+    ):
+        calls = [client.rpush("l", i) for i in range(2000)]
+        await outcomes(calls)
+        assert await client.lrange("l", 0, -1) == [str(i).encode() for i in range(2000)]
 
 
 def test_loops_in_threads_share_a_small_queue(server: Server) -> None:
@@ -156,13 +160,15 @@ def test_a_queue_limit_is_checked(limit: Any) -> None:
 
 
 async def test_errors_do_not_use_up_places(server: Server) -> None:
-    async with offloop.Pool(workers=1, queue=4) as pool:
-        async with aioredis.Redis(**server.unix, pool=pool) as client:
-            for _ in range(200):
-                assert isinstance(
-                    await outcome(client.execute_command("NOSUCH")), aioredis.ResponseError
-                )
-                cancelled = client.get("k")
-                cancelled.cancel()
-            assert await outcomes([client.ping() for _ in range(100)]) == [True] * 100
-            assert pool.stats()["queue_depth"] == 0
+    async with (
+        offloop.Pool(workers=1, queue=4) as pool,
+        aioredis.Redis(**server.unix, pool=pool) as client,
+    ):
+        for _ in range(200):
+            assert isinstance(
+                await outcome(client.execute_command("NOSUCH")), aioredis.ResponseError
+            )
+            cancelled = client.get("k")
+            cancelled.cancel()
+        assert await outcomes([client.ping() for _ in range(100)]) == [True] * 100
+        assert pool.stats()["queue_depth"] == 0

@@ -79,9 +79,12 @@ async def good_again(client: aioredis.Redis) -> None:
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_garbage(server: Server, name: str, protocol: int) -> None:
     with FakeServer(answering(GARBAGE[name])) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, protocol=protocol, socket_timeout=1.0
-        ) as client, aioredis.Redis(**server.unix) as other:
+        async with (
+            aioredis.Redis(
+                host="127.0.0.1", port=fake.port, protocol=protocol, socket_timeout=1.0
+            ) as client,
+            aioredis.Redis(**server.unix) as other,
+        ):
             assert await client.echo("before") == b"before"
             quiet = client.stats()["connects"]
             other_calls = [other.echo(str(i)) for i in range(20)]
@@ -111,13 +114,12 @@ async def test_nesting_that_is_deep_but_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "half", [b"$10\r\nabc", b"*2\r\n:1\r\n", b"$", b"+", b"*1\r\n$5\r\nabcde", b":12", b"$3\r\nabc\r"]
+    "half",
+    [b"$10\r\nabc", b"*2\r\n:1\r\n", b"$", b"+", b"*1\r\n$5\r\nabcde", b":12", b"$3\r\nabc\r"],
 )
 async def test_half_a_reply_and_silence(half: bytes) -> None:
     with FakeServer(answering(half)) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, socket_timeout=0.4
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.4) as client:
             assert await client.echo("before") == b"before"
             with pytest.raises(TimeoutError, match="may have run"):
                 await within(client.get("k"))
@@ -153,9 +155,7 @@ async def test_a_dripped_reply_is_bounded_by_one_deadline() -> None:
             peer.drip(bulk(b"x" * 400), 0.05)
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, socket_timeout=0.5
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.5) as client:
             with pytest.raises(TimeoutError):
                 await within(client.get("k"), 10)
             await good_again(client)
@@ -185,9 +185,7 @@ async def test_an_extra_reply_poisons_the_connection(protocol: int) -> None:
             peer.send(bulk(args[-1]))
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, protocol=protocol
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, protocol=protocol) as client:
             value = await outcome(client.get("k"))
             assert value == b"right" or isinstance(value, RedisError)
             for number in range(50):
@@ -308,14 +306,26 @@ async def test_select_refused() -> None:
 
 @pytest.mark.parametrize(
     ("line", "name"),
-    [("ERR x", "ResponseError"), ("WRONGTYPE x", "ResponseError"), ("LOADING x", "BusyLoadingError"),
-     ("READONLY x", "ReadOnlyError"), ("NOAUTH x", "AuthenticationError"),
-     ("WRONGPASS x", "AuthenticationError"), ("NOPERM x", "NoPermissionError"),
-     ("OOM x", "OutOfMemoryError"), ("NOSCRIPT x", "NoScriptError"), ("EXECABORT x", "ExecAbortError"),
-     ("MOVED 1 h:1", "MovedError"), ("ASK 1 h:1", "AskError"), ("MASTERDOWN x", "MasterDownError"),
-     ("ERR max number of clients reached", "MaxClientsError"), ("", "ResponseError"),
-     ("ERR invalid password", "AuthenticationError"), ("noprefix", "ResponseError")],
-)  # fmt: skip
+    [
+        ("ERR x", "ResponseError"),
+        ("WRONGTYPE x", "ResponseError"),
+        ("LOADING x", "BusyLoadingError"),
+        ("READONLY x", "ReadOnlyError"),
+        ("NOAUTH x", "AuthenticationError"),
+        ("WRONGPASS x", "AuthenticationError"),
+        ("NOPERM x", "NoPermissionError"),
+        ("OOM x", "OutOfMemoryError"),
+        ("NOSCRIPT x", "NoScriptError"),
+        ("EXECABORT x", "ExecAbortError"),
+        ("MOVED 1 h:1", "MovedError"),
+        ("ASK 1 h:1", "AskError"),
+        ("MASTERDOWN x", "MasterDownError"),
+        ("ERR max number of clients reached", "MaxClientsError"),
+        ("", "ResponseError"),
+        ("ERR invalid password", "AuthenticationError"),
+        ("noprefix", "ResponseError"),
+    ],
+)
 async def test_error_replies_get_redis_pys_classes(line: str, name: str) -> None:
     def script(peer: Peer, args: list[bytes]) -> None:
         peer.send(f"-{line}\r\n".encode())
@@ -354,9 +364,10 @@ async def test_a_server_that_does_not_read(server: Server) -> None:
             peer.server.closing.wait(20)
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, socket_timeout=1.0
-        ) as client, aioredis.Redis(**server.unix) as other:
+        async with (
+            aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=1.0) as client,
+            aioredis.Redis(**server.unix) as other,
+        ):
             await client.echo("before")
             calls = [client.set(f"k{i}", b"x" * 1_000_000) for i in range(40)]
             assert await within(other.echo("alive"), 10) == b"alive"

@@ -107,28 +107,27 @@ async def test_watch_and_transaction(server: Server) -> None:
 
 
 async def test_pubsub(server: Server) -> None:
-    async with busy(server) as client:
-        async with client.pubsub() as pubsub:
-            await pubsub.subscribe("channel")
-            await pubsub.psubscribe("pat*")
-            seen = []
+    async with busy(server) as client, client.pubsub() as pubsub:
+        await pubsub.subscribe("channel")
+        await pubsub.psubscribe("pat*")
+        seen = []
 
-            async def listen() -> None:
-                async for message in pubsub.listen():
-                    if message["type"] in ("message", "pmessage"):
-                        seen.append((message["channel"], message["data"]))
-                    if len(seen) == 100:
-                        return
+        async def listen() -> None:
+            async for message in pubsub.listen():
+                if message["type"] in ("message", "pmessage"):
+                    seen.append((message["channel"], message["data"]))
+                if len(seen) == 100:
+                    return
 
-            task = asyncio.create_task(listen())
-            while await client.publish("channel", "ready?") == 0:
-                await asyncio.sleep(0.001)
-            await outcomes([client.publish("pattern", str(i)) for i in range(100)])
-            await within(task)
-            assert {channel for channel, _ in seen} <= {b"channel", b"pattern"}
-            assert [data for channel, data in seen if channel == b"pattern"] == [
-                str(i).encode() for i in range(len(seen) - sum(c == b"channel" for c, _ in seen))
-            ]
+        task = asyncio.create_task(listen())
+        while await client.publish("channel", "ready?") == 0:
+            await asyncio.sleep(0.001)
+        await outcomes([client.publish("pattern", str(i)) for i in range(100)])
+        await within(task)
+        assert {channel for channel, _ in seen} <= {b"channel", b"pattern"}
+        assert [data for channel, data in seen if channel == b"pattern"] == [
+            str(i).encode() for i in range(len(seen) - sum(c == b"channel" for c, _ in seen))
+        ]
 
 
 async def test_blocking_pops(server: Server) -> None:

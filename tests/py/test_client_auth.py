@@ -184,9 +184,7 @@ async def test_a_credential_provider_that_raises(locked: Server, kind: type[Prov
 
 async def test_password_and_provider_exclude_each_other(locked: Server) -> None:
     with pytest.raises(DataError):
-        async with aioredis.Redis(
-            **locked.tcp, credential_provider=Provider("a", "b")
-        ) as client:
+        async with aioredis.Redis(**locked.tcp, credential_provider=Provider("a", "b")) as client:
             await client.ping()
 
 
@@ -211,7 +209,10 @@ async def test_no_secret_in_repr_logs_or_errors(
     ]
     for options in made:
         client = aioredis.Redis(
-            host="127.0.0.1", port=locked.port, protocol=protocol, **options  # type: ignore[arg-type]
+            host="127.0.0.1",
+            port=locked.port,
+            protocol=protocol,
+            **options,  # type: ignore[arg-type]
         )
         call = client.get("k")
         texts.append(shown(client, client.connection_pool, call, client.stats()))

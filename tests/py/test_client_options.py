@@ -11,6 +11,7 @@ import offloop.redis as aioredis
 import pytest
 import redis.asyncio as reference
 from driving import outcomes
+from leaks import native_threads
 from redis.exceptions import ConnectionError
 from servers import Server
 
@@ -223,9 +224,7 @@ async def test_clients_share_a_pool(server: Server) -> None:
         assert pool.stats()["commands"] >= 5
 
 
-async def test_workers_start_at_first_use(leaks: Any, server: Server) -> None:
-    from leaks import native_threads
-
+async def test_workers_start_at_first_use(server: Server) -> None:
     before = len(native_threads())
     client = aioredis.Redis(**server.unix, workers=5)
     assert len(native_threads()) == before

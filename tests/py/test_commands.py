@@ -228,9 +228,10 @@ async def test_callbacks_find_the_command_in_any_case(server: Server) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "cp1252"])
 async def test_encodings(server: Server, encoding: str) -> None:
-    async with aioredis.Redis(
-        **server.unix, encoding=encoding, decode_responses=True
-    ) as client, aioredis.Redis(**server.unix) as raw:
+    async with (
+        aioredis.Redis(**server.unix, encoding=encoding, decode_responses=True) as client,
+        aioredis.Redis(**server.unix) as raw,
+    ):
         await client.set("k\xe9", "sch\xf6n")
         assert await client.get("k\xe9") == "sch\xf6n"
         assert await raw.get("k\xe9".encode(encoding)) == "sch\xf6n".encode(encoding)

@@ -75,9 +75,7 @@ async def test_cancelled_tasks_that_wait_in_the_queue() -> None:
 async def test_cancelled_behind_a_full_socket_is_never_sent(server: Server) -> None:
     """The proxy stops reading: what does not fit into the socket stays queued."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=proxy.port, socket_timeout=40
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=40) as client:
             await client.ping()
             proxy.deafen(True)
             large = b"x" * 1_000_000
@@ -195,20 +193,20 @@ async def test_cancel_from_a_callback_and_in_a_done_callback(server: Server) -> 
 async def test_a_task_that_wakes_cancels_others_of_the_same_batch(own_server: Server) -> None:
     """Replies that came together: the first task woken cancels those not yet woken."""
     async with aioredis.Redis(**own_server.unix) as client:
+
+        async def first(others: list[asyncio.Task[Any]]) -> None:
+            await client.echo("first")
+            for task in others[1:]:
+                task.cancel()
+
+        async def other(number: int) -> bytes:
+            return await client.echo(str(number))
+
         await client.ping()
         for _ in range(20):
             own_server.pause()
             tasks: list[asyncio.Task[Any]] = []
-
-            async def first() -> None:
-                await client.echo("first")
-                for task in tasks[1:]:
-                    task.cancel()  # noqa: B023
-
-            async def other(number: int) -> bytes:
-                return await client.echo(str(number))
-
-            tasks.append(asyncio.create_task(first()))
+            tasks.append(asyncio.create_task(first(tasks)))
             tasks += [asyncio.create_task(other(i)) for i in range(30)]
             await asyncio.sleep(0.005)
             own_server.resume()

@@ -32,7 +32,7 @@ WAYS = {
     "del": (0, "globals().pop('client')"),
     "reference kept": (0, "sys.keep_client = client"),
     "cycle": (0, "client.me = client"),
-    "pending calls": (0, "sys.calls = [client.echo(str(i)) for i in range(1000)]"),
+    "pending calls": (0, "sys.calls = [client.echo(str(i)) for i in range(200)]"),
     "tasks left": (0, "sys.task = asyncio.get_running_loop().create_task(storm(1))"),
     "pool closed alone": (0, "await client.connection_pool.disconnect()"),
 }
@@ -113,7 +113,7 @@ def test_clients_that_nobody_closes(server: Server, where: str) -> None:
 
 
 def test_a_loop_that_is_never_closed(server: Server) -> None:
-    """Without development mode, whose ResourceWarning about the loop is asyncio's own."""
+    """Without the ResourceWarning about the loop, which is asyncio's own."""
     quiet(
         run_child(
             _BEGIN

@@ -41,7 +41,7 @@ async def ids(client, count=20):
 
 
 def fork(server: Server, source: str, *arguments: object) -> str:
-    # -X dev warns about fork beside threads from 3.12 on: that is what is tested here.
+    # Python warns about fork beside threads from 3.12 on: that is what is tested here.
     return quiet(
         run_child(
             "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"

@@ -159,9 +159,7 @@ async def recovered_echo(client: aioredis.Redis) -> None:
 async def test_what_was_not_written_goes_over_the_next_connection(server: Server) -> None:
     """The socket is full when the connection breaks: the rest is kept and sent anew."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=proxy.port, socket_timeout=30
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=30) as client:
             await client.ping()
             proxy.deafen(True)
             large = b"x" * 1_000_000
@@ -184,9 +182,7 @@ async def test_what_was_not_written_goes_over_the_next_connection(server: Server
 async def test_a_part_of_a_command_counts_as_sent(server: Server) -> None:
     """A large command cut in its middle: the server never saw it whole, yet it is not resent."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=proxy.port, socket_timeout=30
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=30) as client:
             await client.ping()
             proxy.deafen(True)
             call = client.set("large", b"x" * 50_000_000)

@@ -10,7 +10,7 @@ from typing import Any
 import offloop
 import offloop.redis as aioredis
 import pytest
-from driving import outcome, outcomes, run, settle, within
+from driving import outcome, outcomes, run, settle, until, within
 from fakeserver import FakeServer, Peer, bulk
 from leaks import native_threads
 from redis.exceptions import ConnectionError, RedisError
@@ -105,7 +105,7 @@ async def test_the_rest_is_failed_at_the_deadline(what: str) -> None:
         client = aioredis.Redis(host="127.0.0.1", port=fake.port, pool=pool, socket_timeout=None)
         await client.echo("warm")
         calls = [client.get("silence") for _ in range(20)]
-        fake.wait_for(lambda: len(fake.commands(b"GET")) == 20)
+        await until(lambda: len(fake.commands(b"GET")) == 20)
         if what == "pool":
             await within(pool.aclose(timeout=0.3), 10)
         else:

@@ -50,9 +50,7 @@ async def test_after_sending(own_server: Server) -> None:
 async def test_some_sent_and_some_not(server: Server) -> None:
     """The proxy stops reading: each call's error tells the truth about that call."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=proxy.port, socket_timeout=1.0
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=1.0) as client:
             await client.ping()
             proxy.deafen(True)
             large = b"x" * 500_000
@@ -88,7 +86,7 @@ async def test_a_stalled_loop_causes_no_false_timeout(server: Server) -> None:
     async with aioredis.Redis(**server.unix, socket_timeout=0.2) as client:
         await client.ping()
         calls = [client.echo(str(i)) for i in range(20)]
-        time.sleep(0.6)  # noqa: ASYNC251
+        time.sleep(0.6)
         assert await outcomes(calls) == [str(i).encode() for i in range(20)]
         assert client.stats()["timeouts"] == 0
         assert client.stats()["connects"] == 1
@@ -142,9 +140,7 @@ async def test_other_calls_are_not_timed_out_with_one() -> None:
         peer.send(bulk(args[-1]))
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, socket_timeout=0.5
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.5) as client:
             await client.echo("warm")
             slow = client.get("slow")
             await asyncio.sleep(0.4)

@@ -70,9 +70,7 @@ def test_identity_under_fire(server: Server, proxy: Proxy, workers: int) -> None
         aioredis.Redis(**server.unix, pool=pool, socket_timeout=0.001),
     ]
     share = COUNT // LOOPS + 1
-    oracles = [
-        Oracle(clients, share, seed + i, first=1 + i * share) for i in range(LOOPS)
-    ]
+    oracles = [Oracle(clients, share, seed + i, first=1 + i * share) for i in range(LOOPS)]
     failures: list[BaseException] = []
 
     def drive(oracle: Oracle) -> None:

@@ -127,10 +127,10 @@ async def test_no_storm_of_connects_while_the_server_is_away(server: Server) -> 
             proxy.cut()
             before = proxy.stats()["accepted"]
             values: list[Any] = []
-            for _ in range(20):
-                values += await outcomes([client.incr("n") for _ in range(50)])
+            for _ in range(3):
+                values += await outcomes([client.incr("n") for _ in range(300)])
             assert all(isinstance(value, (ConnectionError, TimeoutError)) for value in values)
-            assert proxy.stats()["accepted"] - before < 200
+            assert proxy.stats()["accepted"] - before < 60
             proxy.refuse(False)
             await until_good(client)
             # Those that say nothing of having run have not; at most the first did.
@@ -142,9 +142,7 @@ async def test_no_storm_of_connects_while_the_server_is_away(server: Server) -> 
 async def test_silence_then_a_new_connection(server: Server) -> None:
     """A path that went dead without a word: a time-out, and then life elsewhere."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=proxy.port, socket_timeout=0.4
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=0.4) as client:
             assert await client.ping() is True
             proxy.silence(True)
             with pytest.raises(TimeoutError):
@@ -161,9 +159,7 @@ async def test_silence_then_a_new_connection(server: Server) -> None:
 async def test_a_path_that_stays_dead_is_left(server: Server) -> None:
     """This connection passes nothing on any more, a new one would: it must come to that."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=proxy.port, socket_timeout=0.3
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=0.3) as client:
             assert await client.ping() is True
             assert proxy.freeze() == 1
             failures = await until_good(client)

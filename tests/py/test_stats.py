@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import offloop
 import offloop.redis as aioredis
-from driving import outcomes, settle
+from driving import outcomes, settle, until
 from fakeserver import FakeServer, Peer, bulk
 from redis.exceptions import ResponseError, TimeoutError
 from servers import Server
@@ -19,7 +19,6 @@ POOL_STATS = {
     "queue_depth", "queue_high_water", "per_worker", "loops",
 }  # fmt: skip
 WORKER_STATS = {"name", "jobs", "commands", "batches", "wakeups"}
-
 
 
 async def test_stats_have_every_key(server: Server) -> None:
@@ -98,7 +97,7 @@ async def test_timeouts_and_cancels_are_counted() -> None:
         client = aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.3)
         await client.echo("warm")
         call = client.get("never answered")
-        fake.wait_for(lambda: len(fake.commands(b"GET")) == 1)
+        await until(lambda: len(fake.commands(b"GET")) == 1)
         assert call.cancel()
         values = await outcomes([client.get("silence") for _ in range(3)])
         assert all(isinstance(value, TimeoutError) for value in values)

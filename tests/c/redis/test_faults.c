@@ -158,7 +158,7 @@ static void reply_too_early(struct peer *peer, void *user)
     peer_sit(peer);
 }
 
-static void big_command(struct command *c, size_t size, uint64_t deadline)
+static void big_command(struct command *c, size_t size)
 {
     const char *argv[] = { "SET", "big", NULL };
     size_t lens[] = { 3, 3, size };
@@ -167,7 +167,7 @@ static void big_command(struct command *c, size_t size, uint64_t deadline)
     MT_REQUIRE(value != NULL);
     memset(value, 'x', size);
     argv[2] = value;
-    command_argv(c, mb, deadline, 3, argv, lens);
+    command_argv(c, mb, RT_NEVER, 3, argv, lens);
     free(value);
 }
 
@@ -179,7 +179,7 @@ static void early(void)
 
     fake_start(&fake, false, reply_too_early, NULL);
     channel = channel_to_fake(&fake, 0);
-    big_command(&c, (size_t)32 << 20, RT_NEVER);
+    big_command(&c, (size_t)32 << 20);
     MT_REQUIRE(rds_channel_submit(channel, &c.job) == RT_OK);
     command_home(mb, &c);
     MT_EQ(c.job.base.err, RT_EPROTOCOL);
@@ -251,24 +251,27 @@ static void silence(void)
 }
 
 /* Regression: a deadline that passed in the middle of an array left the parser
- * writing into a job that had gone home. */
+ * writing into a job that had gone home. Such a connection is given up. */
 static atomic_uint go_on;
 
 static void array_in_two_parts(struct peer *peer, void *user)
 {
+    char filler[302];
+
     (void)user;
+    if (peer->nth > 0) {
+        serve_normally(peer, NULL);
+        return;
+    }
     if (!peer_command(peer) || !peer_say(peer, "*2\r\n$5\r\nfirst\r\n"))
         return;
     while (!atomic_load(&go_on) && !atomic_load(&peer->fake->stopping))
         mt_sleep_ms(1);
-    if (peer_say(peer, "$300\r\n") && peer_command(peer)) {
-        char filler[302];
-
-        memset(filler, 'F', 300);
-        memcpy(filler + 300, "\r\n", 2);
-        if (peer_write(peer, filler, 302) && peer_answer(peer))
-            serve_normally(peer, NULL);
-    }
+    memset(filler, 'F', 300);
+    memcpy(filler + 300, "\r\n", 2);
+    if (peer_say(peer, "$300\r\n"))
+        peer_write(peer, filler, 302);
+    peer_sit(peer);
 }
 
 static void deadline_inside_an_array(void)
@@ -289,7 +292,6 @@ static void deadline_inside_an_array(void)
     command_home(mb, send_echo(channel, &after, 77, RT_NEVER));
     MT_EQ(after.job.base.err, RT_OK);
     MT_CHECK(echoes(&after));
-    MT_EQ(after.job.tombstone, 0);
     rds_job_fini(&after.job);
     {
         const unsigned char *bytes = (const unsigned char *)c;
@@ -300,8 +302,7 @@ static void deadline_inside_an_array(void)
         MT_EQ(changed, 0); /* nobody wrote into it after it was home */
     }
     free(c);
-    MT_EQ(rt_read(&channel->stats.dropped), 1);
-    MT_EQ(atomic_load(&fake.connections), 1); /* the connection lives */
+    MT_EQ(atomic_load(&fake.connections), 2);
     end_channel(channel, mb);
     fake_stop(&fake);
 }
@@ -327,7 +328,8 @@ static void stops_reading(void)
     atomic_store(&read_on, 0);
     fake_start(&fake, true, read_later, NULL);
     channel = channel_to_fake(&fake, 0);
-    big_command(&big, (size_t)64 << 20, rt_now() + 300 * RT_MS);
+    big_command(&big, (size_t)64 << 20);
+    big.job.base.deadline = rt_now() + 600 * RT_MS; /* making it took its time */
     MT_REQUIRE(rds_channel_submit(channel, &big.job) == RT_OK);
     send_echo(channel, &mute, 1, rt_now() + 100 * RT_MS);
     send_echo(channel, &small, 2, RT_NEVER);
@@ -361,7 +363,7 @@ static void disconnect_in_a_command(void)
     atomic_store(&read_on, 0);
     fake_start(&fake, true, read_later, NULL);
     channel = channel_to_fake(&fake, 0);
-    big_command(&big, (size_t)16 << 20, RT_NEVER);
+    big_command(&big, (size_t)16 << 20);
     MT_REQUIRE(rds_channel_submit(channel, &big.job) == RT_OK);
     MT_EVENTUALLY(rt_read(&channel->stats.bytes_out) > 0);
     rds_channel_disconnect(channel);
