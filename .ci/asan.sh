@@ -39,4 +39,5 @@ env LD_PRELOAD="$preload" \
 
 echo "offloop: the Python tests under Python's debug allocator"
 PYTHONMALLOC=debug "$python" -X dev -m pytest -q -p no:cacheprovider -m 'not slow' "$@" \
-    tests/py/test_future_life.py tests/py/test_future_batch.py $(cat .ci/shorter) </dev/null
+    tests/py/test_future_life.py tests/py/test_future_batch.py tests/py/test_awaitable_redis.py \
+    tests/py/test_bad_server.py tests/py/test_contract_cancel.py </dev/null

@@ -255,6 +255,32 @@ static void last_source_is_destroyed(void)
     }
 }
 
+/* Regression: a source that came after the last worker's last look was taken in,
+ * and nobody was left to look at it. */
+static void no_source_after_the_end(void)
+{
+    struct rt_pool *pool = new_pool(2), *fresh = new_pool(2);
+    struct slow_source s, t;
+    struct call last;
+
+    slow_init(&s, RT_NEVER);
+    slow_init(&t, RT_NEVER);
+    MT_EQ(rt_pool_add_source(pool, &s.source), RT_OK);
+    MT_CHECK(!rt_poller_close(&pool->poller)); /* there is one */
+    atomic_store(&s.retire, 1);
+    call_init(&last, home, NULL, NULL);
+    MT_EQ(rt_pool_close(pool, RT_NEVER, &last.job), RT_OK);
+    call_home(home, &last);
+    MT_EQ(rt_pool_add_source(pool, &t.source), RT_ECLOSED);
+    MT_EQ(rt_source_add(&pool->poller, &t.source), RT_ECLOSED);
+    rt_pool_release(pool);
+    MT_EQ(rt_pool_close(fresh, RT_NEVER, NULL), RT_OK); /* never started */
+    MT_EQ(rt_pool_add_source(fresh, &t.source), RT_ECLOSED);
+    rt_pool_release(fresh);
+    MT_EQ(atomic_load(&s.destroyed), 1);
+    MT_EQ(atomic_load(&t.destroyed), 0);
+}
+
 /* ---- closing while others submit ------------------------------------------ */
 
 struct racer {
@@ -338,6 +364,7 @@ int main(void)
     released();
     deadline_with_a_source();
     last_source_is_destroyed();
+    no_source_after_the_end();
     last_job_is_not_run();
     close_while_submitting(&rnd);
     MT_EVENTUALLY(mt_threads() == 0);
