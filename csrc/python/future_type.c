@@ -320,7 +320,7 @@ static PyMethodDef future_methods[] = {
     {"set_exception", future_set_exception, METH_O,
      "Mark the future done and set an exception."},
     {"cancel", CORE_CFUNCTION(future_cancel), METH_FASTCALL | METH_KEYWORDS,
-     "cancel(msg=None)\n--\n\n"
+     "cancel($self, /, msg=None)\n--\n\n"
      "Cancel the future, and the call behind it if it has not been sent."},
     {"cancelled", future_cancelled, METH_NOARGS,
      "Return True if the future was cancelled."},
@@ -328,7 +328,7 @@ static PyMethodDef future_methods[] = {
      "Return True if the future has an outcome or was cancelled."},
     {"add_done_callback", CORE_CFUNCTION(future_add_done_callback),
      METH_FASTCALL | METH_KEYWORDS,
-     "add_done_callback(fn, *, context=None)\n--\n\n"
+     "add_done_callback($self, fn, /, *, context=None)\n--\n\n"
      "Call fn(future) through the loop once the future is done."},
     {"remove_done_callback", future_remove_done_callback, METH_O,
      "Remove all callbacks equal to fn; return how many there were."},

@@ -92,9 +92,7 @@ static void shut(struct rds_conn *conn)
     rds_exchange_take(conn);
     rds_exchange_fail_all(conn, RT_ECLOSED, why);
     rds_connect_close(conn);
-    free(conn->username);
-    free(conn->password);
-    conn->username = conn->password = NULL;
+    rds_connect_forget(conn);
     rds_conn_move(conn, RDS_CONN_CLOSED);
     rds_conn_refuse(conn);
     rds_channel_closed(conn->channel);
@@ -110,8 +108,8 @@ void rds_conn_refuse(struct rds_conn *conn)
         node = node->next;
         rds_arena_set_text(&rds_job_of(base)->reply, RDS_ERROR,
                            "The client is closed: the command was not executed");
+        rt_count(&conn->finished, 1); /* before it is home, as elsewhere */
         rt_pool_complete(base, RT_ECLOSED);
-        rt_count(&conn->finished, 1);
     }
 }
 

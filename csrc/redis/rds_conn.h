@@ -124,6 +124,8 @@ void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now);
 void rds_connect_reply(struct rds_conn *conn);
 /* This try failed with err; text is for the person. */
 void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64_t now);
+/* Wipe the credentials of the next handshake. */
+void rds_connect_forget(struct rds_conn *conn);
 /* Close the socket and whatever belongs to it. */
 void rds_connect_close(struct rds_conn *conn);
 

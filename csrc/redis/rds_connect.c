@@ -40,6 +40,12 @@ static void wipe(char **secret)
     *secret = NULL;
 }
 
+void rds_connect_forget(struct rds_conn *conn)
+{
+    wipe(&conn->username);
+    wipe(&conn->password);
+}
+
 void rds_connect_close(struct rds_conn *conn)
 {
     if (conn->resolve != NULL) {

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
 from contextvars import Context
 from types import GenericAlias, TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, final
 
-_T = TypeVar("_T")
+from typing_extensions import disjoint_base
 
 @final
 class Future(Coroutine[Any, Any, Any]):
     """An awaitable that is an asyncio future and a coroutine at once."""
 
+    __name__: str
+    __qualname__: str
     _asyncio_future_blocking: bool
     _log_traceback: bool
     @property
@@ -73,6 +75,7 @@ def _setup_redis(
 ) -> None: ...
 def build_info() -> dict[str, Any]: ...
 
+@disjoint_base
 class Pool:
     def __init__(self, workers: int = 4, *, queue: int = 65536) -> None: ...
     @property
@@ -104,6 +107,7 @@ class Channel:
     def credentials(self, username: str | None, password: str, /) -> None: ...
     def credentials_failed(self, exception: BaseException, /) -> None: ...
 
+@disjoint_base
 class Client:
     connection_pool: Any
     response_callbacks: MutableMapping[Any, Any]

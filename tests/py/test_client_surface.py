@@ -50,8 +50,8 @@ async def test_a_closed_client_that_is_kept_holds_nothing(server: Server) -> Non
         await client.ping()
         await client.aclose()
         kept.append(client)
-    assert not settle(lambda: {fd for fd in descriptors() if fd not in before})
-    assert not settle(native_threads)
+    await until(lambda: not {fd for fd in descriptors() if fd not in before})
+    await until(lambda: not native_threads())
     assert [await client.ping() for client in kept] == [True] * 3  # and opens anew
     for client in kept:
         await client.aclose()

@@ -142,20 +142,28 @@ static void extra(void)
     fake_stop(&fake);
 }
 
-static atomic_uint said_early;
+static atomic_uint whole_commands; /* that can have been received */
 
+/* Answers far more than what it has got. */
 static void reply_too_early(struct peer *peer, void *user)
 {
+    unsigned i;
+
     (void)user;
-    if (peer->nth > 0) {
-        serve_normally(peer, NULL);
-        return;
+    while (peer->nth > 0 && peer_command(peer)) {
+        atomic_fetch_add(&whole_commands, 1);
+        if (!peer_answer(peer))
+            break;
     }
-    /* Before a command of 32 MB is wholly out: it cannot be its reply. */
-    if (peer_waits(peer, 10000))
-        peer_say(peer, "+OK\r\n");
-    atomic_store(&said_early, 1);
-    peer_sit(peer);
+    if (peer->nth > 0 || !peer_waits(peer, 10000))
+        return;
+    mt_sleep_ms(50); /* until the socket is full */
+    for (i = 0; i < 100; i++) {
+        if (!peer_say(peer, "+OK\r\n"))
+            break;
+    }
+    while (peer_command(peer))
+        atomic_fetch_add(&whole_commands, 1);
 }
 
 static void big_command(struct command *c, size_t size)
@@ -171,20 +179,37 @@ static void big_command(struct command *c, size_t size)
     free(value);
 }
 
+/* A reply to a command that is not wholly out is nobody's. */
 static void early(void)
 {
+    enum { MANY = 60 };
+    unsigned answered = 0, i;
     struct rds_channel *channel;
-    struct command c;
+    struct command c[MANY];
     struct fake fake;
 
+    atomic_store(&whole_commands, 0);
     fake_start(&fake, false, reply_too_early, NULL);
     channel = channel_to_fake(&fake, 0);
-    big_command(&c, (size_t)32 << 20);
-    MT_REQUIRE(rds_channel_submit(channel, &c.job) == RT_OK);
-    command_home(mb, &c);
-    MT_EQ(c.job.base.err, RT_EPROTOCOL);
-    MT_EQ(c.job.maybe_run, 1);
-    rds_job_fini(&c.job);
+    for (i = 0; i < MANY; i++) {
+        big_command(&c[i], 30000);
+        MT_REQUIRE(rds_channel_submit(channel, &c[i].job) == RT_OK);
+    }
+    for (i = 0; i < MANY; i++)
+        command_home(mb, &c[i]);
+    for (i = 0; i < MANY; i++) {
+        /* One may have been half out; what was not sent at all was kept, and
+         * sent on the next connection. */
+        answered += c[i].job.base.err == RT_OK;
+        if (c[i].job.base.err != RT_OK) {
+            MT_EQ(c[i].job.base.err, RT_EPROTOCOL);
+            MT_EQ(c[i].job.maybe_run, 1);
+        }
+        rds_job_fini(&c[i].job);
+    }
+    MT_CHECK(answered >= MANY - 1);
+    MT_EQ(answered, atomic_load(&whole_commands)); /* no more than it received */
+    MT_EQ(atomic_load(&fake.connections), 2);
     works(channel);
     end_channel(channel, mb);
     fake_stop(&fake);
@@ -377,19 +402,31 @@ static void disconnect_in_a_command(void)
     fake_stop(&fake);
 }
 
-/* A server that talks without an end must not keep the others' worker. */
+/* A server that talks without an end must not keep the others' worker: it floods
+ * from several threads, so that there is always more to read. */
+#define FLOODERS 4
+
+static void *pour(void *arg)
+{
+    static const char block[1 << 18];
+
+    while (peer_write(arg, block, sizeof block)) {
+    }
+    return NULL;
+}
+
 static void flood(struct peer *peer, void *user)
 {
-    static char block[7 << 13];
-    size_t i;
+    pthread_t threads[FLOODERS];
+    unsigned i;
 
     (void)user;
-    for (i = 0; i < sizeof block; i += 7)
-        memcpy(block + i, ">1\r\n_\r\n", 7); /* more work to read than to write */
-    if (!peer_command(peer))
+    if (!peer_command(peer) || !peer_say(peer, "$1099511627776\r\n")) /* 1 TB */
         return;
-    while (peer_write(peer, block, sizeof block)) {
-    }
+    for (i = 0; i < FLOODERS; i++)
+        threads[i] = mt_spawn(pour, peer);
+    for (i = 0; i < FLOODERS; i++)
+        mt_join(threads[i]);
 }
 
 static void flooded(void)
