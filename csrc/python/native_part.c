@@ -1,4 +1,5 @@
 /* The pool, the bridge, the channel and the client as a part of the module. */
+#include "../redis/rds_conn.h"
 #include "bridge.h"
 #include "channel_type.h"
 #include "client_type.h"
@@ -66,7 +67,25 @@ static PyObject *build_info(PyObject *module, PyObject *unused)
                          RDS_HIREDIS_VERSION);
 }
 
+#if RT_DEBUG
+/* _debug_mutate(name): plant a bug that a test must catch. */
+static PyObject *debug_mutate(PyObject *module, PyObject *name)
+{
+    (void)module;
+    if (!PyUnicode_Check(name) ||
+        PyUnicode_CompareWithASCIIString(name, "match-off-by-one-after-cancel") != 0) {
+        PyErr_SetString(PyExc_ValueError, "no such mutant");
+        return NULL;
+    }
+    atomic_store(&rds_mutant_match, true);
+    Py_RETURN_NONE;
+}
+#endif
+
 static PyMethodDef functions[] = {
+#if RT_DEBUG
+    { "_debug_mutate", debug_mutate, METH_O, "Plant a bug that a test must catch." },
+#endif
     { "_setup_redis", (PyCFunction)(void (*)(void))setup_redis, METH_VARARGS | METH_KEYWORDS,
       "Tell the native client which exceptions to raise." },
     { "build_info", build_info, METH_NOARGS,

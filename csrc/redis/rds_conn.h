@@ -147,6 +147,10 @@ void rds_exchange_fail_pending(struct rds_conn *conn, int err, const char *text)
 void rds_exchange_fail_all(struct rds_conn *conn, int err, const char *text);
 /* Post what is finished. */
 void rds_exchange_flush(struct rds_conn *conn);
+#if RT_DEBUG
+/* Plant a bug in the matching of replies, for the test that must catch it. */
+extern _Atomic bool rds_mutant_match;
+#endif
 /* Our read and write for hiredis, and where replies go. */
 void rds_exchange_attach(struct rds_conn *conn);
 

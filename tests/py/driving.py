@@ -63,3 +63,18 @@ async def outcome(awaitable: Awaitable[T]) -> T | BaseException:
 async def outcomes(awaitables: Iterable[Awaitable[Any]], secs: float = 40.0) -> list[Any]:
     """Everything awaited at once; results and exceptions in order."""
     return await within(asyncio.gather(*awaitables, return_exceptions=True), secs)
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]], secs: float = 20.0) -> None:
+    """Cancel tasks until they are done.
+
+    More than once: asyncio.wait_for() of 3.11 and before, which redis-py's own
+    connections use, loses a cancel that comes together with the result.
+    """
+    left = set(tasks)
+    give_up = time.monotonic() + secs
+    while left:
+        assert time.monotonic() < give_up, f"these do not end: {left}"
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import offloop.redis as aioredis
 import pytest
-from driving import outcome, until, within
+from driving import end, outcome, until, within
 from servers import Server
 
 # What each would do to the connection that all tasks share.
@@ -105,9 +105,7 @@ async def test_connection_state(server: Server, name: str) -> None:
             assert await within(client.get("k"), 5) == b"v", written
             await asyncio.wait([task], timeout=0.05)
             assert await within(client.get("k"), 5) == b"v", written
-            while not task.done():  # redis-py may swallow a cancel while it connects
-                task.cancel()
-                await asyncio.wait([task], timeout=0.1)
+            await end([task])
             assert await shared_id(client) == identity, written
             assert state(server.clients(), identity) == before, written
             assert await client.incr("n") > 0
@@ -128,9 +126,8 @@ async def test_blocking(server: Server, name: str) -> None:
             assert not waiting.done(), written
             assert [row["id"] for row in server.clients() if "b" in row["flags"]] != [identity]
             assert await within(client.ping(), 4) is True, written
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
+            await end([waiting])
+            assert waiting.cancelled()
             await until(lambda: not any("b" in row["flags"] for row in server.clients()))
             assert await shared_id(client) == identity
 
