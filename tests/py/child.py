@@ -32,7 +32,7 @@ def run_child(
             text=True,
             timeout=CHILD_LIMIT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths, "PYTHONMALLOC": "debug", **environment},
+            env={"PYTHONMALLOC": "debug", **os.environ, "PYTHONPATH": paths, **environment},
         )
     except subprocess.TimeoutExpired as expired:
         raise AssertionError(f"the program hangs:\n{code}\n{expired.stderr!r}") from None

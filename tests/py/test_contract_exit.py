@@ -266,6 +266,7 @@ admin.close()
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("round_number", range(30))
 def test_many_random_ends(server: Server, round_number: int) -> None:
     seed = random.randrange(1 << 30)

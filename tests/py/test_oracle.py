@@ -127,6 +127,7 @@ async def test_identity_without_faults(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.limit(600)
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_identity_under_fire_for_long(server: Server, proxy: Proxy, workers: int) -> None:
