@@ -12,7 +12,10 @@ CHILD_LIMIT = 40.0
 # Threads of such a program that end late would keep the interpreter from exiting, and
 # a hang must show where: faulthandler prints the stacks before the limit here.
 _PRELUDE = f"""
-import faulthandler
+import faulthandler, logging
+# In development mode asyncio tells of each callback that took long: on a busy machine
+# that is no news, and errors are logged above this level.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 faulthandler.enable()
 faulthandler.dump_traceback_later({CHILD_LIMIT - 10}, exit=True)
 """
