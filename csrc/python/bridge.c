@@ -327,6 +327,7 @@ void core_bridge_reap(struct core_pool *pool)
             discard(gone[i]);
         Py_DECREF(gone[i]);
     }
+    /* The rest, if any, has its turn at the next call. */
 }
 
 /* ---- making one ------------------------------------------------------------------- */

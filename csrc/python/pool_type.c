@@ -179,9 +179,13 @@ static PyObject *pool_close(PyObject *op, PyObject *arg)
 /* _detach(): take the pool's mailboxes out of their loops. */
 static PyObject *pool_detach(PyObject *op, PyObject *unused)
 {
-    struct core_bridge *bridge = ((struct core_pool *)op)->bridges;
+    struct core_pool *pool = (struct core_pool *)op;
+    struct core_bridge *bridge;
 
     (void)unused;
+    /* Every job is home by now: nothing more comes for loops that are closed. */
+    core_bridge_reap(pool);
+    bridge = pool->bridges;
     while (bridge != NULL) {
         struct core_bridge *next;
 

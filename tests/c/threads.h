@@ -107,6 +107,14 @@ static inline unsigned mt_threads(void)
     return n;
 }
 
+/* A sanitizer's allocator has locks that a fork copies as they are: a child that
+ * goes on with threads can only be forked while the other threads are at rest. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MT_FORK_AT_REST 1
+#else
+#define MT_FORK_AT_REST 0
+#endif
+
 /* Run body in a forked child; its wait status. */
 static inline int mt_in_child(void (*body)(void *), void *arg)
 {

@@ -38,6 +38,11 @@ def server_binary() -> str | None:
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
+def quoted(value: str) -> str:
+    """A value as the server's configuration file takes it."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that was free a moment ago."""
     with socket.socket() as sock:
@@ -58,7 +63,7 @@ class Server:
         self.port = free_port()
         self.password: str | None = options.get("requirepass")
         self.options = {
-            "bind": "127.0.0.1",
+            "bind": "127.0.0.1 -::1",
             "port": str(self.port),
             "unixsocket": self.path,
             "dir": str(self.dir),
@@ -78,7 +83,10 @@ class Server:
         binary = server_binary()
         if binary is None:
             raise RuntimeError("no redis-server found: apt install redis-server")
-        config = "".join(f'{name} "{value}"\n' for name, value in self.options.items())
+        config = "".join(
+            f"{name} {value if name == 'bind' else quoted(value)}\n"
+            for name, value in self.options.items()
+        )
         (self.dir / "conf").write_text(config)
         with open(self.dir / "log", "ab") as log:
             self.process = subprocess.Popen(

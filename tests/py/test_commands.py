@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import math
 from typing import Any
@@ -212,6 +213,27 @@ async def test_a_callback_that_raises_fails_its_call_alone(server: Server) -> No
             with pytest.raises(Odd):
                 await bad
             assert (await before, await after) == (1, 1)
+
+
+def test_a_callback_that_interrupts_ends_the_run_not_the_client(server: Server) -> None:
+    client = aioredis.Redis(**server.unix)
+
+    def interrupt(response: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        client.set_response_callback("STRLEN", interrupt)
+        await asyncio.gather(client.get("k"), client.strlen("k"), client.get("k"))
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+    async def after() -> None:
+        values = await asyncio.gather(*(client.echo(str(i)) for i in range(100)))
+        assert values == [str(i).encode() for i in range(100)]
+        await client.aclose()
+
+    asyncio.run(after())
 
 
 async def test_callbacks_find_the_command_in_any_case(server: Server) -> None:

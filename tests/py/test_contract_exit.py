@@ -219,6 +219,35 @@ except KeyboardInterrupt:
     assert quiet(done) == "interrupted\n"
 
 
+def test_signals_that_come_all_the_time(server: Server) -> None:
+    """Interrupted system calls are taken up again; no reply is lost by one."""
+    out = quiet(
+        run_child(
+            _BEGIN
+            + """
+count = 0
+def tick(number, frame):
+    global count
+    count += 1
+signal.signal(signal.SIGALRM, tick)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+async def work(number):
+    for i in range(300):
+        word = f"{number}:{i}"
+        assert await client.echo(word) == word.encode()
+async def main():
+    await asyncio.gather(*(work(i) for i in range(50)))
+    await client.aclose()
+asyncio.run(main())
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(count > 20)
+""",
+            server.path,
+        )
+    )
+    assert out == "True\n"
+
+
 def test_sigterm_ends_it(server: Server) -> None:
     done = run_child(
         _BEGIN

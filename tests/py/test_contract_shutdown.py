@@ -225,3 +225,34 @@ def test_many_loops_leave_nothing(server: Server) -> None:
         asyncio.run(once(number))
     assert client.stats()["pool"]["loops"] <= 2
     run(client.aclose())
+
+
+def test_loops_that_come_and_go_in_threads(server: Server) -> None:
+    """Loops close with calls in flight while others, in other threads, use the same client."""
+    client = aioredis.Redis(**server.unix, workers=2)
+    wrong: list[Any] = []
+
+    async def once(number: int) -> None:
+        client.echo("left behind")
+        words = [f"{number}:{i}" for i in range(10)]
+        values = await outcomes([client.echo(word) for word in words])
+        if values != [word.encode() for word in words]:
+            wrong.append(values)
+        for word in words:
+            client.echo(word)
+
+    def work(base: int) -> None:
+        try:
+            for number in range(60):
+                asyncio.run(once(base + number))
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(i * 1000,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert client.stats()["connects"] == 1
+    run(client.aclose())

@@ -195,6 +195,19 @@ async def test_the_first_of_several_addresses_may_be_dead(server: Server) -> Non
         assert await client.ping() is True
 
 
+async def test_ipv6(server: Server) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        if probe.connect_ex(("::1", server.port)):
+            pytest.skip("no IPv6 here")
+    async with aioredis.Redis(host="::1", port=server.port) as client:
+        assert await client.echo("x") == b"x"
+        assert "[::1]:" in server.clients()[0]["addr"]
+    port = free_port()
+    async with aioredis.Redis(host="::1", port=port) as client:
+        with pytest.raises(ConnectionError, match=f"::1:{port}"):
+            await within(client.ping())
+
+
 async def test_state_is_set_up_again_on_every_connection(server: Server) -> None:
     async with aioredis.Redis(
         **server.tcp, db=4, client_name="again", protocol=3, decode_responses=True

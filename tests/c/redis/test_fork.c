@@ -78,8 +78,16 @@ static void fork_under_load(uint64_t *rnd)
         for (i = 0; i < MANY; i++) {
             command_echo(&c[i], mb, RT_NEVER, i);
             MT_REQUIRE(rds_channel_submit(family.channel, &c[i].job) == RT_OK);
-            if (i == at)
-                status = mt_in_child(child, &family);
+            if (i != at)
+                continue;
+            if (MT_FORK_AT_REST) {
+                unsigned k;
+
+                for (k = 0; k <= i; k++)
+                    command_home(mb, &c[k]);
+                mt_sleep_ms(10);
+            }
+            status = mt_in_child(child, &family);
         }
         MT_EQ(status, 0);
         for (i = 0; i < MANY; i++) {

@@ -68,8 +68,16 @@ static void one_fork(struct family *family, uint64_t *rnd)
         call_init(&calls[i], family->parents_home, spin_a_little,
                   (void *)(uintptr_t)(mt_rand(rnd) % 500));
         MT_EQ(rt_pool_submit(family->parents, &calls[i].job), RT_OK);
-        if (i == at)
-            status = mt_in_child(child, family);
+        if (i != at)
+            continue;
+        if (MT_FORK_AT_REST) {
+            unsigned k;
+
+            for (k = 0; k <= i; k++)
+                call_home(family->parents_home, &calls[k]);
+            mt_sleep_ms(10);
+        }
+        status = mt_in_child(child, family);
     }
     MT_EQ(status, 0);
     MT_CHECK(!rt_pool_forked(family->parents));
