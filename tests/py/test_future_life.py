@@ -178,18 +178,21 @@ def _counts(loop: Any) -> dict[str, int]:
 
 def test_memory_does_not_grow(loop: Any) -> None:
     _rounds(loop, 100)
+    grown = []
     tracemalloc.start()
     try:
         _rounds(loop, 300)  # fills the interpreter's free lists, which count as used
         gc.collect()
-        first = tracemalloc.get_traced_memory()[0]
-        _rounds(loop, 500)
-        gc.collect()
-        second = tracemalloc.get_traced_memory()[0]
+        for _ in range(4):
+            before = tracemalloc.get_traced_memory()[0]
+            _rounds(loop, 500)
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    # 500 rounds of 10 futures: one object of 16 bytes left by each is 80 KB.
-    assert second - first < 40_000
+    # 500 rounds of 10 futures: one object of 16 bytes left by each is 80 KB. What the
+    # interpreter's own tables grow by comes once; a leak comes in every window.
+    assert min(grown) < 40_000
 
 
 def test_what_a_future_held_is_dropped_with_it(loop: Any) -> None:
