@@ -227,6 +227,8 @@ static PyObject *drain(PyObject *op, PyObject *unused)
     (void)unused;
     if (loop == NULL)
         Py_RETURN_NONE;
+    if (!bridge->listed || rt_pool_forked(bridge->pool->rt))
+        Py_RETURN_NONE; /* a forked child on its parent's loop: nothing here is its own */
     Py_INCREF(loop);
     Py_INCREF(bridge);
     rt_mailbox_begin(bridge->mailbox);

@@ -412,6 +412,8 @@ static PyObject *channel_stats(PyObject *op, PyObject *unused)
         { "batches", rt_read(&s->batches) },
         { "writes", rt_read(&s->writes) },
         { "inline_sends", rt_read(&s->inline_sends) },
+        { "inline_reads", rt_read(&s->inline_reads) },
+        { "loans", rt_read(&s->loans) },
         { "queue_depth", rds_channel_depth(channel->rds) },
         { "queue_high_water", rt_read(&s->high_water) },
         { "connections", rds_channel_connections(channel->rds) },

@@ -39,6 +39,8 @@ struct rds_stats {
     _Atomic uint64_t batches;    /* reads that brought replies */
     _Atomic uint64_t writes;     /* sends */
     _Atomic uint64_t inline_sends; /* of them by the submitting thread */
+    _Atomic uint64_t inline_reads; /* reads by the thread that waits for the replies */
+    _Atomic uint64_t loans;      /* times the socket was lent to it */
     _Atomic uint64_t bytes_in, bytes_out;
     _Atomic uint64_t errors;     /* commands that failed in the client */
     _Atomic uint64_t timeouts;   /* of them by their deadline */

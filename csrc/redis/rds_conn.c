@@ -71,7 +71,7 @@ bool rds_conn_leave(struct rds_conn *conn)
 
 /* ---- closing ------------------------------------------------------------ */
 
-static bool closing(const struct rds_conn *conn)
+bool rds_conn_closing(const struct rds_conn *conn)
 {
     return atomic_load(&conn->channel->closing) != 0 ||
            rt_pool_state(conn->channel->pool) >= RT_POOL_DRAINING;
@@ -190,7 +190,7 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
         disconnect_when_quiet(conn);
         switch (rds_conn_state(conn)) {
         case RDS_CONN_IDLE:
-            if (conn->pending.head != NULL && !(closing(conn) && now >= close_at(conn)))
+            if (conn->pending.head != NULL && !(rds_conn_closing(conn) && now >= close_at(conn)))
                 rds_connect_begin(conn, now);
             break;
         case RDS_CONN_HANDSHAKE:
@@ -227,11 +227,16 @@ void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *wor
     do {
         what = atomic_exchange(&conn->notes, 0);
         if (rds_conn_state(conn) != RDS_CONN_CLOSED) {
+            if (what & RT_DUE)
+                rds_loan_tick(conn, rt_now());
             look(conn, what, worker);
             if (what & RT_DUE)
                 rds_exchange_expire(conn, rt_now());
-            if (closing(conn))
+            if (rds_conn_closing(conn)) {
+                if (conn->loan != NULL)
+                    rds_loan_recall(conn); /* the last reply is to be seen by a worker */
                 close_when_done(conn, rt_now());
+            }
         }
         if (rds_conn_state(conn) == RDS_CONN_CLOSED && rt_source_retire(&conn->source))
             return; /* held for good, and nothing of it may be touched any more */
@@ -253,7 +258,7 @@ void rds_conn_write_through(struct rds_conn *conn)
     }
     rds_exchange_flush(conn);
     if (rds_conn_state(conn) != RDS_CONN_READY || conn->pending.head != NULL ||
-        closing(conn))
+        rds_conn_closing(conn))
         handed_over = true;
     while (!rds_conn_leave(conn))
         handed_over = true; /* a note: it is the worker's, who is not in a hurry */

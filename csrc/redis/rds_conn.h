@@ -75,6 +75,12 @@ struct rds_conn {
     ssize_t last_read;            /* of the last read call */
     uint64_t quiet_since;         /* last byte read, or first command sent */
     bool readable, hung_up, watch_write;
+    struct rt_loan *loan;         /* the socket is lent to a mailbox (rds_loan.c) */
+    const void *company;          /* the mailbox of the last command taken */
+    uint64_t company_run;         /* commands in a row that were its */
+    uint64_t read_through;        /* reads by the mailbox's owner */
+    uint64_t read_through_seen;   /* of them at the last tick */
+    unsigned small_reads;         /* in a row, by workers */
     bool pinging;                 /* a health check is under way */
 
     struct rds_resolve *resolve;
@@ -104,6 +110,9 @@ static inline enum rds_conn_state rds_conn_state(const struct rds_conn *conn)
 {
     return (enum rds_conn_state)atomic_load(&conn->state);
 }
+
+/* Whether the channel or its pool is being closed. */
+bool rds_conn_closing(const struct rds_conn *conn);
 
 /* Handle what has come for conn.  Thread: worker. */
 void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *worker);
@@ -138,6 +147,8 @@ void rds_exchange_take(struct rds_conn *conn);
 bool rds_exchange_write(struct rds_conn *conn);
 /* Read what has come and send finished jobs home. */
 bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker);
+/* The same, a single read by no worker.  Returns its bytes. */
+size_t rds_exchange_read_once(struct rds_conn *conn);
 /* Fail what is past its deadline; tell the poller of the next one. */
 void rds_exchange_expire(struct rds_conn *conn, uint64_t now);
 /* The connection broke: keep what was not sent, fail what was. */
@@ -147,6 +158,17 @@ void rds_exchange_fail_pending(struct rds_conn *conn, int err, const char *text)
 void rds_exchange_fail_all(struct rds_conn *conn, int err, const char *text);
 /* Post what is finished. */
 void rds_exchange_flush(struct rds_conn *conn);
+/* ---- rds_loan.c: replies read by the thread that waits for them ---------- */
+
+/* A read of so many bytes: lend the socket if that pays from here on. */
+void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now);
+/* Take the socket back, to the poller. */
+void rds_loan_recall(struct rds_conn *conn);
+/* Take it back to be closed. */
+void rds_loan_end(struct rds_conn *conn);
+/* A deadline passed: a loan that is not used ends.  Thread: worker. */
+void rds_loan_tick(struct rds_conn *conn, uint64_t now);
+
 #if RT_DEBUG
 /* Plant a bug in the matching of replies, for the test that must catch it. */
 extern _Atomic bool rds_mutant_match;

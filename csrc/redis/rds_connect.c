@@ -61,7 +61,10 @@ void rds_connect_close(struct rds_conn *conn)
     }
     conn->fd = -1;
     if (conn->ctx != NULL) {
-        rt_source_unwatch(&conn->source, conn->ctx->fd);
+        if (conn->loan != NULL)
+            rds_loan_end(conn);
+        else
+            rt_source_unwatch(&conn->source, conn->ctx->fd);
         redisFree(conn->ctx);
         conn->ctx = NULL;
     }

@@ -69,6 +69,7 @@ void rds_exchange_take(struct rds_conn *conn)
 {
     struct rt_node *node = rt_stack_take(&conn->inbox);
     uint64_t due = RT_NEVER, outstanding;
+    bool foreign = false;
 
     if (node == NULL)
         return;
@@ -76,12 +77,20 @@ void rds_exchange_take(struct rds_conn *conn)
         struct rt_job *job = RT_CONTAINER_OF(node, struct rt_job, node);
 
         node = node->next;
+        if (job->mailbox != conn->company) {
+            conn->company = job->mailbox;
+            conn->company_run = 0;
+        }
+        conn->company_run++;
+        foreign = foreign || (conn->loan != NULL && job->mailbox != conn->loan->mailbox);
         rt_joblist_append(&conn->pending, job);
         if (job->deadline < due)
             due = job->deadline;
     }
     if (due != RT_NEVER)
         rt_source_due(&conn->source, due);
+    if (foreign)
+        rds_loan_recall(conn);
     outstanding = conn->pending.count + conn->inflight.count;
     rt_atomic_max(&conn->channel->stats.high_water, outstanding);
 }
@@ -162,7 +171,9 @@ bool rds_exchange_write(struct rds_conn *conn)
      * every read of the peer's would wake us otherwise. */
     if (!done != conn->watch_write) {
         conn->watch_write = !done;
-        if (rt_source_watch(&conn->source, c->fd, conn->watch_write, true) != RT_OK) {
+        if (conn->loan != NULL)
+            rds_loan_recall(conn);
+        else if (rt_source_watch(&conn->source, c->fd, conn->watch_write, true) != RT_OK) {
             rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");
             return true;
         }
@@ -399,26 +410,26 @@ static int drop_bytes(struct rds_conn *conn)
     return REDIS_OK;
 }
 
-bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker)
+/* Read at most so many times.  Sets *progress when there was anything, the end of
+ * the connection too.  Returns the bytes. */
+static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigned most,
+                        bool *progress)
 {
     struct rds_stats *stats = &conn->channel->stats;
     uint64_t count = 0, bytes = 0;
-    bool progress = false;
     unsigned turns;
 
-    /* Bounded, as a peer that talks without an end must not hold up deadlines
-     * and the other connections of this worker. */
-    for (turns = 0; conn->readable && turns < TURNS; turns++) {
+    for (turns = 0; conn->readable && turns < most; turns++) {
         int status = conn->skip > 0 ? drop_bytes(conn) : redisBufferRead(conn->ctx);
 
         if (status != REDIS_OK) {
             rds_exchange_lost(conn, RT_ELOST, conn->ctx->errstr);
-            progress = true;
+            *progress = true;
             break;
         }
         if (conn->last_read <= 0)
             break;
-        progress = true;
+        *progress = true;
         bytes += (uint64_t)conn->last_read;
         if (!parse(conn, &count) || conn->ctx == NULL)
             break;
@@ -430,11 +441,31 @@ bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker)
     if (count > 0) {
         rt_count(&stats->batches, 1);
         rt_count(&stats->replies, count);
+    }
+    if (count > 0 && worker != NULL) {
         rt_count_own(&worker->stats.batches, 1);
         rt_count_own(&worker->stats.commands, count);
+        rds_loan_consider(conn, bytes, conn->quiet_since);
     }
     rds_exchange_flush(conn);
+    return bytes;
+}
+
+bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker)
+{
+    bool progress = false;
+
+    /* Bounded, as a peer that talks without an end must not hold up deadlines
+     * and the other connections of this worker. */
+    (void)read_some(conn, worker, TURNS, &progress);
     return progress;
+}
+
+size_t rds_exchange_read_once(struct rds_conn *conn)
+{
+    bool progress = false;
+
+    return read_some(conn, NULL, 1, &progress);
 }
 
 /* ---- failing ------------------------------------------------------------ */

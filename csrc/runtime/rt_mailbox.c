@@ -1,25 +1,55 @@
 #include "rt_mailbox.h"
 
 #include <errno.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "rt_poller.h"
+
+#define READY_MAX 16 /* lent sources looked at in one go; others have the next */
+
+static void close_descriptors(struct rt_mailbox *mb)
+{
+    if (mb->fd >= 0)
+        close(mb->fd);
+    if (mb->bellfd >= 0)
+        close(mb->bellfd);
+}
+
 int rt_mailbox_new(struct rt_mailbox **out)
 {
+    struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL };
     struct rt_mailbox *mb = calloc(1, sizeof *mb);
 
     if (mb == NULL)
         return RT_ENOMEM;
-    mb->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (mb->fd < 0) {
+    mb->fd = epoll_create1(EPOLL_CLOEXEC);
+    mb->bellfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (mb->fd < 0 || mb->bellfd < 0 || epoll_ctl(mb->fd, EPOLL_CTL_ADD, mb->bellfd, &ev) < 0) {
+        close_descriptors(mb);
         free(mb);
         return RT_ESYS;
     }
     rt_stack_init(&mb->done);
+    rt_stack_init(&mb->returned);
     atomic_init(&mb->armed, 0);
     atomic_init(&mb->refs, 1);
     *out = mb;
     return RT_OK;
+}
+
+static void end_loans(struct rt_mailbox *mb)
+{
+    struct rt_node *node = rt_stack_take(&mb->returned);
+
+    while (node != NULL) {
+        struct rt_loan *loan = RT_CONTAINER_OF(node, struct rt_loan, node);
+
+        node = node->next;
+        loan->drop(loan->source);
+        free(loan);
+    }
 }
 
 static void unref(struct rt_mailbox *mb)
@@ -27,7 +57,8 @@ static void unref(struct rt_mailbox *mb)
     /* Partner: the same line in the other thread; the last one frees. */
     if (atomic_fetch_sub_explicit(&mb->refs, 1, memory_order_acq_rel) != 1)
         return;
-    close(mb->fd);
+    end_loans(mb);
+    close_descriptors(mb);
     free(mb);
 }
 
@@ -44,7 +75,7 @@ static void ring(struct rt_mailbox *mb)
 
     rt_count(&mb->rings, 1);
     do {
-        n = write(mb->fd, &one, sizeof one);
+        n = write(mb->bellfd, &one, sizeof one);
     } while (n < 0 && errno == EINTR);
     /* EAGAIN: the counter is full, so the descriptor is readable anyway. */
 }
@@ -66,14 +97,43 @@ void rt_mailbox_post(struct rt_mailbox *mb, struct rt_joblist *jobs)
     unref(mb);
 }
 
-void rt_mailbox_begin(struct rt_mailbox *mb)
+static void read_bell(struct rt_mailbox *mb)
 {
     uint64_t ignored;
     ssize_t n;
 
     do {
-        n = read(mb->fd, &ignored, sizeof ignored);
+        n = read(mb->bellfd, &ignored, sizeof ignored);
     } while (n < 0 && errno == EINTR);
+}
+
+static void look_at_loans(struct rt_mailbox *mb)
+{
+    struct epoll_event events[READY_MAX];
+    int i, n;
+
+    n = epoll_wait(mb->fd, events, READY_MAX, 0);
+    for (i = 0; i < n; i++) {
+        const struct rt_loan *loan = events[i].data.ptr;
+
+        if (loan == NULL)
+            read_bell(mb);
+        else
+            loan->ready(loan->source, rt_poller_what(events[i].events));
+    }
+}
+
+void rt_mailbox_begin(struct rt_mailbox *mb)
+{
+    /* What was returned before this look is in no event that is still to come. */
+    end_loans(mb);
+    if (atomic_load(&mb->lent) == 0) {
+        read_bell(mb);
+    } else {
+        /* As if it had been rung: rt_mailbox_next() takes what is posted now. */
+        atomic_exchange(&mb->armed, 1);
+        look_at_loans(mb);
+    }
     mb->cleared = false;
 }
 
@@ -107,4 +167,30 @@ void rt_mailbox_again(struct rt_mailbox *mb)
     atomic_store(&mb->armed, 1);
     mb->cleared = false;
     ring(mb);
+}
+
+int rt_mailbox_lend(struct rt_loan *loan)
+{
+    /* Level-triggered: what one look leaves is there for the next. */
+    struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP, .data.ptr = loan };
+    struct rt_mailbox *mb = loan->mailbox;
+
+    atomic_fetch_add_explicit(&mb->refs, 1, memory_order_relaxed);
+    /* First: who finds the descriptor ready must look for it. */
+    atomic_fetch_add(&mb->lent, 1);
+    if (epoll_ctl(mb->fd, EPOLL_CTL_ADD, loan->fd, &ev) == 0)
+        return RT_OK;
+    atomic_fetch_sub(&mb->lent, 1);
+    unref(mb); /* never the last */
+    return RT_ESYS;
+}
+
+void rt_mailbox_take_back(struct rt_loan *loan)
+{
+    struct rt_mailbox *mb = loan->mailbox;
+
+    (void)epoll_ctl(mb->fd, EPOLL_CTL_DEL, loan->fd, NULL);
+    atomic_fetch_sub(&mb->lent, 1);
+    rt_stack_push(&mb->returned, &loan->node);
+    unref(mb);
 }

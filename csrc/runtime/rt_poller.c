@@ -241,7 +241,7 @@ static bool attend_all(struct rt_poller *p, struct rt_worker *worker)
     return true;
 }
 
-static uint32_t what_of(uint32_t events)
+uint32_t rt_poller_what(uint32_t events)
 {
     uint32_t what = 0;
 
@@ -266,7 +266,7 @@ void rt_poller_put_back(struct rt_poller *p, struct rt_worker *worker)
         const struct epoll_event *ev = &worker->events[worker->next_event++];
 
         if (ev->data.ptr != NULL)
-            rt_source_attend(ev->data.ptr, what_of(ev->events));
+            rt_source_attend(ev->data.ptr, rt_poller_what(ev->events));
     }
 }
 
@@ -333,7 +333,7 @@ void rt_poller_turn(struct rt_poller *p, struct rt_worker *worker,
 
         if (ev->data.ptr == NULL)
             continue; /* the bell */
-        look(ev->data.ptr, what_of(ev->events), worker);
+        look(ev->data.ptr, rt_poller_what(ev->events), worker);
         if (!worker->leading)
             return;
     }

@@ -135,6 +135,9 @@ int rt_source_watch(struct rt_source *src, int fd, bool write, bool known);
  * Thread: the worker that owns src. */
 void rt_source_unwatch(struct rt_source *src, int fd);
 
+/* enum rt_what of a descriptor's epoll events. */
+uint32_t rt_poller_what(uint32_t events);
+
 /* One turn: handle what has come, sleep when nothing has, unless `stay_awake`
  * says that there is something else to do.
  * Thread: the leader.  GIL: not held.  Blocks: yes, in epoll. */

@@ -143,8 +143,8 @@ static void last_job_is_not_run(void)
     struct rt_mailbox *mb;
 
     MT_REQUIRE(rt_mailbox_new(&mb) == RT_OK);
-    MT_REQUIRE(fcntl(mb->fd, F_SETFL, 0) == 0);
-    MT_REQUIRE(write(mb->fd, &full, sizeof full) == sizeof full);
+    MT_REQUIRE(fcntl(mb->bellfd, F_SETFL, 0) == 0);
+    MT_REQUIRE(write(mb->bellfd, &full, sizeof full) == sizeof full);
     call_init(&late, mb, NULL, NULL);
     late.job.deadline = 1; /* passed long ago */
     MT_EQ(rt_pool_submit(pool, &late.job), RT_OK);

@@ -1,0 +1,133 @@
+/* Read-through: small replies are read by the thread that waits for them.
+ *
+ * The counterpart of write-through.  When all that is under way on a connection
+ * comes from one mailbox and its replies are small, a worker between the socket
+ * and the event loop only costs: it is woken for each reply, and wakes the loop.
+ * So the worker lends the socket to the mailbox (rt_mailbox.h), and the owner, who
+ * is woken by the socket itself, reads and matches what has come before it looks
+ * into the mailbox.
+ *
+ * The connection goes back to the workers
+ *   - when replies grow, or come by the hundred: reading and parsing is theirs then,
+ *     beside an owner that is busy with what came before,
+ *   - when another mailbox's command comes in,
+ *   - when the socket does not take what is to be written,
+ *   - when it breaks or is closed,
+ *   - when the owner has read nothing for a TICK: it is busy, or gone, or there is
+ *     nothing to do, and then a worker watches for the server's close.
+ *
+ * So what the workers promise holds while a connection is lent, at worst a tick
+ * late: deadlines are theirs all the time, and before one is enforced they read
+ * what has come.
+ *
+ * Who moves a loan holds the connection's `owner`. */
+#include "rds_conn.h"
+
+#define TICK (4 * RT_MS)
+#define SMALL ((size_t)4 << 10) /* bytes of a read: below it is worth lending */
+#define LARGE ((size_t)12 << 10) /* and above it no more */
+#define ENOUGH 4                /* small reads in a row before a loan */
+#define FEW 128                 /* commands in flight; twice as many end a loan */
+
+static void drop(struct rt_source *src)
+{
+    struct rds_conn *conn = RT_CONTAINER_OF(src, struct rds_conn, source);
+
+    rds_channel_unref(conn->channel);
+}
+
+/* The socket of a lent connection is ready.  Thread: the mailbox's owner. */
+static void read_through(struct rt_source *src, uint32_t what)
+{
+    struct rds_conn *conn = RT_CONTAINER_OF(src, struct rds_conn, source);
+    bool hand_over = false;
+    size_t bytes;
+
+    if (!rds_conn_enter(conn, what))
+        return; /* the holder reads it */
+    atomic_fetch_and(&conn->notes, ~what); /* it is us who do */
+    if (conn->loan != NULL && conn->ctx != NULL) {
+        conn->readable = true;
+        conn->hung_up |= (what & RT_HANGUP) != 0;
+        bytes = rds_exchange_read_once(conn);
+        conn->read_through++;
+        rt_count(&conn->channel->stats.inline_reads, 1);
+        if (conn->loan != NULL && (bytes > LARGE || conn->inflight.count > 2 * FEW))
+            rds_loan_recall(conn);
+        hand_over = conn->loan == NULL || conn->pending.head != NULL;
+    }
+    while (!rds_conn_leave(conn))
+        hand_over = true; /* a note: it is a worker's */
+    if (hand_over)
+        rt_source_attend(&conn->source, RT_READABLE);
+}
+
+void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now)
+{
+    struct rt_mailbox *mailbox;
+    struct rt_loan *loan;
+
+    conn->small_reads =
+        bytes <= SMALL && conn->inflight.count <= FEW ? conn->small_reads + 1 : 0;
+    /* The jobs that are not posted yet keep their mailbox. */
+    if (conn->loan != NULL || conn->small_reads < ENOUGH || conn->home.head == NULL)
+        return;
+    mailbox = conn->home.head->mailbox;
+    if (mailbox != conn->company || conn->company_run < conn->inflight.count ||
+        rds_conn_state(conn) != RDS_CONN_READY || conn->pending.head != NULL ||
+        conn->watch_write || conn->readable || conn->pinging || conn->skip > 0 ||
+        rds_conn_closing(conn))
+        return;
+    loan = malloc(sizeof *loan);
+    if (loan == NULL)
+        return;
+    loan->mailbox = mailbox;
+    loan->source = &conn->source;
+    loan->fd = conn->ctx->fd;
+    loan->ready = read_through;
+    loan->drop = drop;
+    rt_source_unwatch(&conn->source, conn->ctx->fd);
+    rds_channel_ref(conn->channel); /* the loan's */
+    conn->loan = loan;
+    if (rt_mailbox_lend(loan) != RT_OK) {
+        conn->loan = NULL;
+        rds_channel_unref(conn->channel); /* never the last */
+        free(loan);
+        if (rt_source_watch(&conn->source, conn->ctx->fd, false, false) != RT_OK)
+            rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");
+        return;
+    }
+    rt_count(&conn->channel->stats.loans, 1);
+    conn->read_through_seen = conn->read_through;
+    rt_source_due(&conn->source, rt_after(now, TICK));
+}
+
+void rds_loan_end(struct rds_conn *conn)
+{
+    struct rt_loan *loan = conn->loan;
+
+    conn->loan = NULL;
+    conn->small_reads = 0;
+    rt_mailbox_take_back(loan);
+}
+
+void rds_loan_recall(struct rds_conn *conn)
+{
+    rds_loan_end(conn);
+    /* What is in the socket already is an event of the poller's now. */
+    if (rt_source_watch(&conn->source, conn->ctx->fd, conn->watch_write, false) != RT_OK)
+        rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");
+}
+
+void rds_loan_tick(struct rds_conn *conn, uint64_t now)
+{
+    if (conn->loan == NULL)
+        return;
+    conn->readable = true; /* a deadline may be due: first what has come in time */
+    if (conn->read_through == conn->read_through_seen) {
+        rds_loan_recall(conn);
+        return;
+    }
+    conn->read_through_seen = conn->read_through;
+    rt_source_due(&conn->source, rt_after(now, TICK));
+}
