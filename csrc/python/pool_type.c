@@ -335,6 +335,7 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
 {
     struct core_pool *pool = (struct core_pool *)op;
     uint64_t jobs = 0, commands = 0, wakeups, rings, depth, high, loops = 0, waiting = 0;
+    uint64_t by_loops;
     PyObject *dict = NULL, *each = NULL, *one = NULL, *result = NULL;
     struct core_bridge *bridge;
     unsigned i;
@@ -349,6 +350,7 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
         goto done;
     wakeups = rt_read(&pool->rt->poller.bells);
     rings = pool->past_rings;
+    by_loops = rt_read(&pool->rt->loop_commands);
     depth = atomic_load(&pool->rt->depth);
     high = rt_read(&pool->rt->depth_high);
     for (i = 0; i < pool->workers; i++) {
@@ -371,7 +373,8 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
             high = bridge->high_water;
     }
     if (put(dict, "workers", pool->workers) < 0 || put(dict, "jobs", jobs) < 0 ||
-        put(dict, "commands", commands) < 0 || put(dict, "wakeups", wakeups) < 0 ||
+        put(dict, "commands", commands + by_loops) < 0 ||
+        put(dict, "loop_commands", by_loops) < 0 || put(dict, "wakeups", wakeups) < 0 ||
         put(dict, "eventfd_writes", rings) < 0 || put(dict, "queue_limit", pool->queue) < 0 ||
         put(dict, "queue_depth", depth) < 0 || put(dict, "queue_high_water", high) < 0 ||
         put(dict, "waiting", waiting) < 0 || put(dict, "loops", loops) < 0 ||

@@ -442,7 +442,9 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
         rt_count(&stats->batches, 1);
         rt_count(&stats->replies, count);
     }
-    if (count > 0 && worker != NULL) {
+    if (worker == NULL) {
+        rt_count(&conn->channel->pool->loop_commands, count);
+    } else if (count > 0) {
         rt_count_own(&worker->stats.batches, 1);
         rt_count_own(&worker->stats.commands, count);
         rds_loan_consider(conn, bytes, conn->quiet_since);

@@ -56,6 +56,7 @@ struct rt_pool {
     _Atomic uint32_t refilling;
     _Atomic uint32_t depth;  /* queued jobs */
     _Atomic uint32_t busy;   /* jobs being run */
+    _Atomic uint64_t loop_commands; /* replies matched by mailboxes' owners */
     _Atomic uint32_t coming; /* 1: a worker was woken and has not looked yet */
     _Atomic uint32_t lead;   /* 1: somebody leads */
     _Atomic uint64_t idle[RT_IDLE_WORDS];

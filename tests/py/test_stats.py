@@ -136,6 +136,8 @@ async def test_each_workers_share_adds_up(server: Server) -> None:
         assert after["commands"] - before["commands"] == 3000
         for name in ("jobs", "commands", "wakeups"):
             assert sum(worker[name] for worker in after["per_worker"]) <= after[name]
+        shares = sum(worker["commands"] for worker in after["per_worker"])
+        assert shares + after["loop_commands"] == after["commands"]
         assert len({worker["name"] for worker in after["per_worker"]}) == 3
         assert after["loops"] == 1
         for client in clients:
