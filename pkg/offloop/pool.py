@@ -71,12 +71,11 @@ class Pool(_core.Pool):
 
         Returns:
             A dict of counters: ``workers``, ``started``, ``jobs`` (run by workers),
-            ``commands`` (replies matched), ``wakeups`` (workers woken),
-            ``loop_commands``
-            (replies read by the loops' own threads), ``eventfd_writes`` (loops told), ``queue_limit``, ``queue_depth`` and
-            ``queue_high_water`` (calls under way), ``waiting`` (for room), ``loops``,
-            ``sources`` (connections watched) and ``per_worker``, a list with ``name``,
-            ``jobs``, ``commands``, ``batches`` and ``wakeups`` of each. They are always
-            counted. May be called from any thread.
+            ``commands`` (replies matched), ``loop_commands`` (of them by the loops' own
+            threads), ``wakeups`` (workers woken), ``eventfd_writes`` (loops told),
+            ``queue_limit``, ``queue_depth`` and ``queue_high_water`` (calls under way),
+            ``waiting`` (for room), ``loops``, ``sources`` (connections watched) and
+            ``per_worker``, a list with ``name``, ``jobs``, ``commands``, ``batches`` and
+            ``wakeups`` of each. They are always counted. May be called from any thread.
         """
         return super().stats()
