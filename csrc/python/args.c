@@ -292,26 +292,18 @@ static int fill(struct core_state *st, struct rds_job *job, const struct command
     return 0;
 }
 
-int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
-                     Py_ssize_t nargs)
+int core_args_encode_known(struct core_channel *channel, struct rds_job *job, PyObject *known,
+                           PyObject *const *args, Py_ssize_t count)
 {
     struct core_state *st = channel->st;
     struct piece few[FEW], *pieces = few;
     const struct command *command;
-    PyObject *found = NULL;
-    Py_ssize_t i, taken = 0, count = nargs - 1;
+    Py_ssize_t i, taken = 0;
     int rc = -1;
 
-    if (nargs < 1)
-        return data_error(st, "%s", "The command is empty");
-    found = find_command(st, args[0]);
-    if (found == NULL)
-        return -1;
-    command = (const struct command *)(void *)PyBytes_AS_STRING(found);
-    if (command->sharing == RDS_LEASED) {
-        rc = 0;
-        goto done;
-    }
+    command = (const struct command *)(void *)PyBytes_AS_STRING(known);
+    if (command->sharing == RDS_LEASED)
+        return 0;
     if (count > FEW) {
         pieces = PyMem_Malloc((size_t)count * sizeof *pieces);
         if (pieces == NULL) {
@@ -320,7 +312,7 @@ int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject
         }
     }
     for (; taken < count; taken++) {
-        if (take(channel, &pieces[taken], args[taken + 1]) < 0) {
+        if (take(channel, &pieces[taken], args[taken]) < 0) {
             taken++;
             goto done;
         }
@@ -329,7 +321,7 @@ int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject
         rc = 0;
         goto done;
     }
-    if (fill(st, job, command, (size_t)PyBytes_GET_SIZE(found) - offsetof(struct command, wire),
+    if (fill(st, job, command, (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire),
              pieces, count) == 0)
         rc = 1;
 done:
@@ -337,6 +329,34 @@ done:
         Py_XDECREF(pieces[i].holder);
     if (pieces != few)
         PyMem_Free(pieces);
+    return rc;
+}
+
+int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
+                     Py_ssize_t nargs)
+{
+    PyObject *found;
+    int rc;
+
+    if (nargs < 1)
+        return data_error(channel->st, "%s", "The command is empty");
+    found = find_command(channel->st, args[0]);
+    if (found == NULL)
+        return -1;
+    rc = core_args_encode_known(channel, job, found, args + 1, nargs - 1);
     Py_DECREF(found);
     return rc;
+}
+
+PyObject *core_args_describe(struct core_state *st, PyObject *name, bool *shared)
+{
+    PyObject *found = find_command(st, name);
+
+    if (found != NULL) {
+        const struct command *command;
+
+        command = (const struct command *)(void *)PyBytes_AS_STRING(found);
+        *shared = command->sharing == RDS_SHARED;
+    }
+    return found;
 }

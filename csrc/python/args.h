@@ -16,4 +16,12 @@
 int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
                      Py_ssize_t nargs);
 
+/* What is known of the command that name (str) names, and whether it may always
+ * share a connection.  Ownership: a new reference, NULL with an exception set. */
+PyObject *core_args_describe(struct core_state *st, PyObject *name, bool *shared);
+
+/* core_args_encode() of a command that was described before and count arguments. */
+int core_args_encode_known(struct core_channel *channel, struct rds_job *job, PyObject *known,
+                           PyObject *const *args, Py_ssize_t count);
+
 #endif

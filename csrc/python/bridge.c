@@ -251,7 +251,8 @@ static PyObject *drain(PyObject *op, PyObject *unused)
     }
     if (rc == 0 && bridge->parked.head != NULL)
         rc = unpark(&w, bridge);
-    bridge->draining--;
+    if (--bridge->draining == 0)
+        Py_CLEAR(bridge->mark);
     kick_held(bridge);
     core_wake_end(&w);
 done:
@@ -406,12 +407,38 @@ fail:
     return NULL;
 }
 
+/* What asyncio notes this thread's running loop in, borrowed, or NULL: up to 3.13 an
+ * object in the thread's dict, a new one each time the running loop is set. */
+static PyObject *running_mark(struct core_state *st)
+{
+    PyObject *dict = PyThreadState_GetDict();
+
+    return dict == NULL ? NULL : PyDict_GetItemWithError(dict, st->native.str_running_mark);
+}
+
+/* A drain runs under its loop, so what notes the loop is the same object until the
+ * drain ends, in this thread and no other.  Asking asyncio is a getpid() each time;
+ * it is asked again where another loop runs inside a task, and in a forked child. */
+static struct core_bridge *draining_here(struct core_pool *pool)
+{
+    struct core_bridge *bridge = pool->last;
+
+    if (bridge == NULL || bridge->mark == NULL || bridge->mark != running_mark(pool->st))
+        return NULL;
+    return pool->rt != NULL && !rt_pool_forked(pool->rt) && bridge->reading ? bridge : NULL;
+}
+
 struct core_bridge *core_bridge_of(struct core_pool *pool, PyObject **out)
 {
-    PyObject *loop = PyObject_CallNoArgs(pool->st->native.get_running_loop);
-    struct core_bridge *bridge = NULL;
+    struct core_bridge *bridge = draining_here(pool);
+    PyObject *loop;
 
     *out = NULL;
+    if (bridge != NULL) {
+        *out = core_weak_borrowed(bridge->loop_ref);
+        return bridge;
+    }
+    loop = PyObject_CallNoArgs(pool->st->native.get_running_loop);
     if (loop == NULL)
         return NULL;
     Py_DECREF(loop); /* it runs in this thread, so it stays */
@@ -421,6 +448,8 @@ struct core_bridge *core_bridge_of(struct core_pool *pool, PyObject **out)
     if (core_pool_check_fork(pool) < 0)
         return NULL;
     bridge = find(pool, loop);
+    if (bridge != NULL && bridge->draining > 0)
+        Py_XSETREF(bridge->mark, Py_XNewRef(running_mark(pool->st)));
     if (bridge != NULL && bridge->reading)
         return bridge;
     if (bridge != NULL)

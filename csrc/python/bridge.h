@@ -63,6 +63,7 @@ struct core_bridge {
     struct core_channel *held; /* owned: commands were pushed and not kicked */
     uint64_t held_since;
     unsigned draining;        /* drains on the stack */
+    PyObject *mark;           /* owned, in a drain: what says that its loop runs here */
     struct rt_joblist parked; /* waiting for room, in order */
     struct core_job *free;    /* through rds.base.next */
     unsigned free_count;

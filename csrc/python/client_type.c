@@ -177,15 +177,21 @@ static int find_callback(struct core_client *client, PyObject *name, PyObject **
     }
     /* redis-py's dict keeps its names in upper case. */
     found = PyDict_GetItemWithError(client->callbacks, name);
-    if (found == NULL && !PyErr_Occurred() && !is_upper_ascii(name)) {
+    if (found == NULL) {
+        if (PyErr_Occurred())
+            return -1;
+        if (is_upper_ascii(name))
+            return 0;
         upper = PyObject_CallMethod(name, "upper", NULL);
         if (upper == NULL)
             return -1;
         found = PyDict_GetItemWithError(client->callbacks, upper);
         Py_DECREF(upper);
+        if (found == NULL)
+            return PyErr_Occurred() ? -1 : 0;
     }
-    *out = Py_XNewRef(found);
-    return found == NULL && PyErr_Occurred() ? -1 : 0;
+    *out = Py_NewRef(found);
+    return 0;
 }
 
 /* ---- execute_command --------------------------------------------------------------------- */
@@ -240,9 +246,17 @@ static bool is_usable(const struct core_channel *channel)
            atomic_load_explicit(&channel->rds->closing, memory_order_relaxed) == 0;
 }
 
+/* A command as it was called.  Where it is known (core_args_describe), args has no
+ * name; otherwise the name is the first of them. */
+struct call {
+    PyObject *known, *name;
+    PyObject *const *args;
+    Py_ssize_t nargs;
+    PyObject *kwnames;
+};
+
 static PyObject *execute_native(struct core_client *client, struct core_bridge *bridge,
-                                PyObject *loop, PyObject *const *args, Py_ssize_t nargs,
-                                PyObject *kwnames, bool *leased)
+                                PyObject *loop, const struct call *call, bool *leased)
 {
     struct core_channel *channel = client->channel;
     struct core_state *st = client->st;
@@ -257,7 +271,10 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
     job = core_bridge_job(bridge, deadline);
     if (job == NULL)
         return NULL;
-    shared = core_args_encode(channel, &job->rds, args, nargs);
+    if (call->known != NULL)
+        shared = core_args_encode_known(channel, &job->rds, call->known, call->args, call->nargs);
+    else
+        shared = core_args_encode(channel, &job->rds, call->args, call->nargs);
     *leased = shared == 0;
     if (shared <= 0)
         goto fail;
@@ -265,10 +282,11 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
     if (fut == NULL)
         goto fail;
     f = (struct core_future *)fut;
-    if (find_callback(client, args[0], &f->reply_callback) < 0)
+    if (find_callback(client, call->known != NULL ? call->name : call->args[0],
+                      &f->reply_callback) < 0)
         goto fail;
-    if (kwnames != NULL && sort_options(st, job, args + nargs, kwnames, f->reply_callback != NULL,
-                                        &f->reply_options) < 0)
+    if (call->kwnames != NULL && sort_options(st, job, call->args + call->nargs, call->kwnames,
+                                              f->reply_callback != NULL, &f->reply_options) < 0)
         goto fail;
     f->owner = Py_NewRef(channel);
     job->finish = finish_command;
@@ -290,6 +308,7 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
     struct core_client *client = (struct core_client *)op;
     struct core_native_state *native = &client->st->native;
     PyObject *loop = NULL, *result;
+    struct call call = { .args = args, .nargs = nargs, .kwnames = kwnames };
     struct core_bridge *bridge;
     bool leased = false;
 
@@ -305,10 +324,47 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
             return NULL;
         return call_instead(op, native->str_execute_deferred, args, nargs, kwnames);
     }
-    result = execute_native(client, bridge, loop, args, nargs, kwnames, &leased);
+    result = execute_native(client, bridge, loop, &call, &leased);
     if (result == NULL && leased)
         return call_instead(op, native->str_execute_leased, args, nargs, kwnames);
     return result;
+}
+
+int core_client_executes(struct core_client *client)
+{
+    struct core_native_state *native = &client->st->native;
+    PyTypeObject *type = Py_TYPE(client);
+    PyObject **dict;
+
+    if (type->tp_getattro != PyObject_GenericGetAttr ||
+        _PyType_Lookup(type, native->str_execute_command) != native->execute_command)
+        return 0;
+    dict = _PyObject_GetDictPtr((PyObject *)client);
+    if (dict == NULL || *dict == NULL)
+        return 1;
+    switch (PyDict_Contains(*dict, native->str_execute_command)) {
+    case 0: return 1;
+    case 1: return 0;
+    default: return -1;
+    }
+}
+
+PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject *name,
+                           PyObject *const *args, Py_ssize_t nargs, bool *declined)
+{
+    struct call call = { .known = known, .name = name, .args = args, .nargs = nargs };
+    struct core_bridge *bridge;
+    PyObject *loop = NULL;
+
+    *declined = client->leased_only || !is_usable(client->channel);
+    if (*declined || core_channel_check_fork(client->channel) < 0)
+        return NULL;
+    bridge = core_bridge_of(client->channel->pool, &loop);
+    if (bridge == NULL) {
+        *declined = !PyErr_Occurred();
+        return NULL;
+    }
+    return execute_native(client, bridge, loop, &call, declined);
 }
 
 /* ---- attributes ----------------------------------------------------------------------------- */

@@ -29,6 +29,19 @@ struct core_client {
     bool leased_only;             /* every command goes redis-py's way */
 };
 
+/* Whether execute_command, looked up on this very object, is this type's: no
+ * subclass overrides it, nobody patched it, the instance has none of its own.
+ * 1, 0, or -1 with an exception set.  Thread: any.  GIL: held. */
+int core_client_executes(struct core_client *client);
+
+/* execute_command(name, *args) by the native way, name being known.  NULL with
+ * *declined true and no exception where that way is not open just now (no channel
+ * yet, a client that is leased only, no running loop): execute_command finds the
+ * right one then.  Thread: any.  GIL: held.  Ownership: a new reference, NULL with
+ * an exception set. */
+PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject *name,
+                           PyObject *const *args, Py_ssize_t nargs, bool *declined);
+
 extern PyType_Spec core_client_spec;
 
 #endif

@@ -67,6 +67,7 @@ struct core_native_state {
     PyTypeObject *pool_type;
     PyTypeObject *channel_type;
     PyTypeObject *client_type;
+    PyTypeObject *method_type;
     PyObject *get_running_loop;     /* asyncio._get_running_loop */
 
     /* Given by offloop.redis, which imports the redis package. */
@@ -80,6 +81,7 @@ struct core_native_state {
     PyObject *chain;                /* (future, awaitable): settle by it */
 
     PyObject *commands;             /* name -> what is known of it (args.c) */
+    PyObject *execute_command;      /* Client's own, as its type has it */
 
     PyObject *str_add_reader;
     PyObject *str_remove_reader;
@@ -91,6 +93,8 @@ struct core_native_state {
     PyObject *str_open_channel;
     PyObject *str_execute_leased;
     PyObject *str_execute_deferred;
+    PyObject *str_execute_command;
+    PyObject *str_running_mark;
 };
 
 struct core_state {

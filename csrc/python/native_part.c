@@ -4,15 +4,17 @@
 #include "channel_type.h"
 #include "client_type.h"
 #include "core.h"
+#include "methods.h"
 #include "pool_type.h"
 
 /* The objects of the state: name for name, so that visiting and clearing them
  * cannot forget one. */
-#define TYPES(X) X(bridge_type) X(pool_type) X(channel_type) X(client_type)
+#define TYPES(X) X(bridge_type) X(pool_type) X(channel_type) X(client_type) \
+    X(method_type)
 #define OBJECTS(X)                                                                 \
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
-    X(commands)
+    X(commands) X(execute_command)
 #define STRINGS(X)                                                                 \
     X(str_add_reader, "add_reader")                                               \
     X(str_remove_reader, "remove_reader")                                         \
@@ -23,7 +25,9 @@
     X(str_empty_response, "EMPTY_RESPONSE")                                       \
     X(str_open_channel, "_open_channel")                                          \
     X(str_execute_leased, "_execute_leased")                                      \
-    X(str_execute_deferred, "_execute_deferred")
+    X(str_execute_deferred, "_execute_deferred")                                  \
+    X(str_execute_command, "execute_command")                                     \
+    X(str_running_mark, "__asyncio_running_event_loop__")
 
 /* _setup_redis(parse_error=..., ...): what the C code takes from redis-py. */
 static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -118,7 +122,11 @@ static int native_register(PyObject *module, struct core_state *st)
     if (add_type(module, &core_bridge_spec, "_Bridge", &n->bridge_type) < 0 ||
         add_type(module, &core_pool_spec, "Pool", &n->pool_type) < 0 ||
         add_type(module, &core_channel_spec, "Channel", &n->channel_type) < 0 ||
-        add_type(module, &core_client_spec, "Client", &n->client_type) < 0)
+        add_type(module, &core_client_spec, "Client", &n->client_type) < 0 ||
+        add_type(module, &core_method_spec, "Method", &n->method_type) < 0)
+        return -1;
+    n->execute_command = PyObject_GetAttr((PyObject *)n->client_type, n->str_execute_command);
+    if (n->execute_command == NULL)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }

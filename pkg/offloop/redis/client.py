@@ -25,6 +25,7 @@ from redis.exceptions import (
 from offloop import _core
 from offloop.pool import Pool
 from offloop.redis.connection import ConnectionPool, NativeChannel, adopt
+from offloop.redis.methods import native_methods
 
 __all__ = ["Redis", "StrictRedis", "from_url"]
 
@@ -156,6 +157,9 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             return connection_pool.stats()
         return {}
 
+
+for _name, _method in native_methods(base.Redis).items():
+    setattr(Redis, _name, _method)
 
 StrictRedis = Redis
 
