@@ -5,7 +5,16 @@
 #include "args.h"
 #include "client_type.h"
 
-#define FEW 4 /* arguments of a method whose last one has a default */
+#define FEW 8     /* arguments of a method with a default or options */
+#define OPTIONS 4 /* options of a method, at most */
+
+/* A parameter that puts a word, or a word and a number, behind the arguments. */
+struct option {
+    PyObject *name;  /* owned: the parameter's, interned */
+    PyObject *token; /* owned: the word */
+    bool number;     /* int or None; otherwise a bool */
+    long group;      /* of one group there may be one */
+};
 
 struct core_method {
     PyObject_HEAD
@@ -16,6 +25,8 @@ struct core_method {
     PyObject *known;    /* owned: core_args_describe() of it */
     PyObject *last;     /* owned: the last argument where it is left out, or NULL */
     Py_ssize_t least, most;
+    struct option options[OPTIONS]; /* in the order of the parameters */
+    Py_ssize_t option_count;
 };
 
 /* ---- calling -------------------------------------------------------------------------- */
@@ -36,43 +47,98 @@ static bool are_plain(PyObject *const *args, Py_ssize_t count)
     return true;
 }
 
-/* The short cut.  NULL without an exception where it is not to be taken. */
-static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssize_t nargs)
+/* The options' values, NULL where not given.  False: one that is not known here. */
+static bool sort_options(const struct core_method *method, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames, PyObject **values)
 {
+    Py_ssize_t i, k, named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+
+    if (nargs < method->most || nargs - method->most > method->option_count)
+        return false;
+    for (i = 0; i < nargs - method->most; i++)
+        values[i] = args[method->most + i];
+    for (k = 0; k < named; k++) {
+        /* Names written in a program are interned; any other is redis-py's affair. */
+        for (i = 0; i < method->option_count; i++) {
+            if (method->options[i].name == PyTuple_GET_ITEM(kwnames, k))
+                break;
+        }
+        if (i == method->option_count || values[i] != NULL)
+            return false;
+        values[i] = args[nargs + k];
+    }
+    return true;
+}
+
+/* Put the options behind the arguments: words first, then words with a number.  The
+ * new count, or -1 where a value is of another type or two exclude each other. */
+static Py_ssize_t append_options(const struct core_method *method, PyObject *const *values,
+                                 PyObject **out, Py_ssize_t count)
+{
+    long groups = 0;
+    Py_ssize_t i;
+    int number;
+
+    for (number = 0; number <= 1; number++) {
+        for (i = 0; i < method->option_count; i++) {
+            const struct option *option = &method->options[i];
+
+            if (option->number != (number == 1) || values[i] == NULL ||
+                values[i] == (number ? Py_None : Py_False))
+                continue;
+            if (number ? !PyLong_CheckExact(values[i]) : values[i] != Py_True)
+                return -1;
+            if (groups & 1L << option->group)
+                return -1;
+            groups |= 1L << option->group;
+            out[count++] = option->token;
+            if (number)
+                out[count++] = values[i];
+        }
+    }
+    return count;
+}
+
+/* The short cut.  NULL without an exception where it is not to be taken. */
+static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    PyObject *values[OPTIONS] = { NULL }, *few[FEW + 2 * OPTIONS];
+    bool optional, declined = false;
     struct core_client *client;
-    PyObject *few[FEW], *result;
-    bool declined = false;
-    int ours;
 
     if (nargs < 1 || !PyObject_TypeCheck(args[0], method->st->native.client_type))
         return NULL;
     client = (struct core_client *)args[0];
     args++;
     nargs--;
-    if (nargs < method->least || nargs > method->most || !are_plain(args, nargs))
+    optional = nargs > method->most || kwnames != NULL;
+    if (optional && (method->option_count == 0 ||
+                     !sort_options(method, args, nargs, kwnames, values)))
         return NULL;
-    ours = core_client_executes(client);
-    if (ours <= 0)
+    if (optional)
+        nargs = method->most;
+    if (nargs < method->least || !are_plain(args, nargs) || core_client_executes(client) <= 0)
         return NULL;
-    if (method->last != NULL && nargs < method->most) {
+    if (optional || (method->last != NULL && nargs < method->most)) {
         memcpy(few, args, (size_t)nargs * sizeof *few);
-        few[nargs++] = method->last;
+        if (method->last != NULL && nargs < method->most)
+            few[nargs++] = method->last;
+        nargs = append_options(method, values, few, nargs);
+        if (nargs < 0)
+            return NULL;
         args = few;
     }
-    result = core_client_send(client, method->known, method->name, args, nargs, &declined);
-    return result;
+    return core_client_send(client, method->known, method->name, args, nargs, &declined);
 }
 
 static PyObject *method_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     struct core_method *method = (struct core_method *)op;
-    PyObject *result;
+    PyObject *result = send(method, args, PyVectorcall_NARGS(nargsf), kwnames);
 
-    if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0) {
-        result = send(method, args, PyVectorcall_NARGS(nargsf));
-        if (result != NULL || PyErr_Occurred())
-            return result;
-    }
+    if (result != NULL || PyErr_Occurred())
+        return result;
     return PyObject_Vectorcall(method->function, args, nargsf, kwnames);
 }
 
@@ -102,44 +168,79 @@ static PyObject *method_repr(PyObject *op)
 
 /* ---- the type --------------------------------------------------------------------------------- */
 
-static PyObject *method_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static int take_option(struct core_method *method, PyObject *item)
 {
-    static char *names[] = { "function", "command", "least", "most", "last", NULL };
-    struct core_state *st = core_state_of_type(type);
-    PyObject *function, *name, *known = NULL, *last = NULL;
-    struct core_method *method;
-    Py_ssize_t least, most;
-    bool shared = false;
+    struct option *option = &method->options[method->option_count];
+    PyObject *name, *token;
+    int number;
 
-    if (st == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "OUnn|O:Method", names, &function,
-                                                   &name, &least, &most, &last))
-        return NULL;
-    if (!PyCallable_Check(function) || least < 0 || most < least ||
-        (last != NULL && (least != most - 1 || most > FEW))) {
+    if (!PyTuple_Check(item) ||
+        !PyArg_ParseTuple(item, "UUpl:option", &name, &token, &number, &option->group)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "an option is (name, token, number, group)");
+        return -1;
+    }
+    if (option->group < 0 || option->group >= OPTIONS) {
+        PyErr_SetString(PyExc_ValueError, "Method: an option's group is 0 to 3");
+        return -1;
+    }
+    option->name = Py_NewRef(name);
+    PyUnicode_InternInPlace(&option->name);
+    option->token = Py_NewRef(token);
+    option->number = number != 0;
+    method->option_count++;
+    return 0;
+}
+
+/* Fill in a new method.  0, or -1 with an exception set. */
+static int configure(struct core_method *method, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = { "function", "command", "least", "most", "last", "options", NULL };
+    PyObject *function, *name, *last = NULL, *options = NULL;
+    bool shared = false;
+    Py_ssize_t i;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUnn|OO!:Method", names, &function, &name,
+                                     &method->least, &method->most, &last, &PyTuple_Type,
+                                     &options))
+        return -1;
+    if (!PyCallable_Check(function) || method->least < 0 || method->most < method->least ||
+        (last != NULL && (method->least != method->most - 1 || method->most > FEW)) ||
+        (options != NULL && PyTuple_GET_SIZE(options) > 0 &&
+         (last != NULL || method->most > FEW || PyTuple_GET_SIZE(options) > OPTIONS))) {
         PyErr_SetString(PyExc_ValueError, "Method: not a function and the arguments it takes");
-        return NULL;
+        return -1;
     }
-    known = core_args_describe(st, name, &shared);
-    if (known == NULL)
-        return NULL;
-    if (!shared) {
-        PyErr_Format(PyExc_ValueError, "Method: %U may not always share a connection", name);
-        Py_DECREF(known);
-        return NULL;
+    for (i = 0; options != NULL && i < PyTuple_GET_SIZE(options); i++) {
+        if (take_option(method, PyTuple_GET_ITEM(options, i)) < 0)
+            return -1;
     }
-    method = (struct core_method *)type->tp_alloc(type, 0);
-    if (method == NULL) {
-        Py_DECREF(known);
-        return NULL;
-    }
-    method->st = core_state_hold(st);
-    method->vectorcall = method_call;
     method->function = Py_NewRef(function);
     method->name = Py_NewRef(name);
-    method->known = known;
     method->last = Py_XNewRef(last);
-    method->least = least;
-    method->most = most;
+    method->known = core_args_describe(method->st, name, &shared);
+    if (method->known == NULL)
+        return -1;
+    if (!shared) {
+        PyErr_Format(PyExc_ValueError, "Method: %U may not always share a connection", name);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *method_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct core_state *st = core_state_of_type(type);
+    struct core_method *method = NULL;
+
+    if (st != NULL)
+        method = (struct core_method *)type->tp_alloc(type, 0);
+    if (method == NULL)
+        return NULL;
+    method->st = core_state_hold(st);
+    method->vectorcall = method_call;
+    if (configure(method, args, kwargs) < 0)
+        Py_CLEAR(method);
     return (PyObject *)method;
 }
 
@@ -160,8 +261,13 @@ static void method_dealloc(PyObject *op)
     struct core_method *method = (struct core_method *)op;
     struct core_state *st = method->st;
     PyTypeObject *type = Py_TYPE(op);
+    Py_ssize_t i;
 
     PyObject_GC_UnTrack(op);
+    for (i = 0; i < OPTIONS; i++) {
+        Py_CLEAR(method->options[i].name);
+        Py_CLEAR(method->options[i].token);
+    }
     Py_CLEAR(method->function);
     Py_CLEAR(method->name);
     Py_CLEAR(method->known);
@@ -178,7 +284,7 @@ static PyMemberDef method_members[] = {
 };
 
 static PyType_Slot method_slots[] = {
-    { Py_tp_doc, "Method(function, command, least, most, last=...)\n--\n\n"
+    { Py_tp_doc, "Method(function, command, least, most, last=..., options=...)\n--\n\n"
                  "A command method of redis-py's with a native short cut for a call with\n"
                  "least to most plain arguments." },
     { Py_tp_new, method_new },

@@ -117,7 +117,13 @@ class Client:
 @final
 class Method:
     def __new__(
-        cls, function: Callable[..., Any], command: str, least: int, most: int, last: int = ...
+        cls,
+        function: Callable[..., Any],
+        command: str,
+        least: int,
+        most: int,
+        last: int = ...,
+        options: tuple[tuple[str, str, bool, int], ...] = ...,
     ) -> Method: ...
     def __get__(self, instance: Any, owner: Any = None, /) -> Callable[..., Any]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -8,7 +8,7 @@ least 1.25 times the throughput of redis-py's own on the same client.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,31 @@ class ShortCut:
         least: how few positional arguments it has.
         most: how many.
         last: what the last one is where it is left out (``least`` is one less then).
+        options: the parameters behind them, as far as they are known here: name, word
+            on the wire, whether an int goes with it, and a group of which at most one
+            may be given. Words without a number are sent first.
     """
 
     command: str
     least: int
     most: int
     last: int | None = None
+    options: tuple[tuple[str, str, bool, int], ...] = ()
 
+    def method(self, function: Callable[..., Any]) -> _core.Method:
+        """The short cut around redis-py's own ``function``."""
+        last = {} if self.last is None else {"last": self.last}
+        return _core.Method(
+            function, self.command, self.least, self.most, options=self.options, **last
+        )
+
+
+_SET_OPTIONS = (
+    ("ex", "EX", True, 0),
+    ("px", "PX", True, 0),
+    ("nx", "NX", False, 1),
+    ("xx", "XX", False, 1),
+)
 
 SHORT_CUTS: Mapping[str, ShortCut] = {
     "append": ShortCut("APPEND", 2, 2),
@@ -63,7 +81,7 @@ SHORT_CUTS: Mapping[str, ShortCut] = {
     "rpush": ShortCut("RPUSH", 2, _ANY),
     "sadd": ShortCut("SADD", 2, _ANY),
     "scard": ShortCut("SCARD", 1, 1),
-    "set": ShortCut("SET", 2, 2),
+    "set": ShortCut("SET", 2, 2, options=_SET_OPTIONS),
     "setnx": ShortCut("SETNX", 2, 2),
     "sismember": ShortCut("SISMEMBER", 2, 2),
     "smembers": ShortCut("SMEMBERS", 1, 1),
@@ -78,11 +96,8 @@ SHORT_CUTS: Mapping[str, ShortCut] = {
 
 def native_methods(base: type[Any]) -> dict[str, _core.Method]:
     """The methods, each around ``base``'s own; those that it does not have are left out."""
-    methods = {}
-    for name, cut in SHORT_CUTS.items():
-        function = getattr(base, name, None)
-        if function is None:
-            continue
-        last = {} if cut.last is None else {"last": cut.last}
-        methods[name] = _core.Method(function, cut.command, cut.least, cut.most, **last)
-    return methods
+    return {
+        name: cut.method(getattr(base, name))
+        for name, cut in SHORT_CUTS.items()
+        if hasattr(base, name)
+    }

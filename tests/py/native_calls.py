@@ -1,0 +1,202 @@
+"""Calls of the methods with a native short cut, for test_native_methods.py.
+
+PLAIN and WITH_OPTIONS take the short cut, ODD must reach redis-py's own function.
+"""
+
+from __future__ import annotations
+
+import datetime
+import socket
+from enum import Enum
+from typing import Any
+
+from offloop.redis.methods import SHORT_CUTS
+from servers import Server
+
+NAMES = sorted(SHORT_CUTS)
+
+
+class Name(str, Enum):
+    """A str that is not exactly str."""
+
+    KEY = "s"
+
+
+# Every method with arguments that it takes the short cut for; replies of many kinds.
+PLAIN: dict[str, list[tuple[Any, ...]]] = {
+    "append": [("s", "x"), (b"s", b"\x00\r\n\xff"), ("new", 7)],
+    "decr": [("n",), ("n", 5), ("s",), ("n", 1.5)],
+    "decrby": [("n",), ("n", -3)],
+    "delete": [("s",), ("s", "n", "none"), tuple(f"k{i}" for i in range(40))],
+    "exists": [("s",), ("s", "s", "none")],
+    "expire": [("s", 100), ("none", 100), ("s", -1), ("s", 1.5), ("s", "x")],
+    "get": [("s",), (b"s",), (7,), (1.5,), ("none",), ("h",), ("",), ("\u00e9\u65e5",)],
+    "getdel": [("s",), ("none",)],
+    "hdel": [("h", "f"), ("h", "f", "g", b"none"), ("s", "f")],
+    "hexists": [("h", "f"), ("h", "none")],
+    "hget": [("h", "f"), ("h", b"g"), ("h", "none"), ("s", "f")],
+    "hgetall": [("h",), ("none",), ("s",)],
+    "hincrby": [("h", "i"), ("h", "i", 5), ("h", "f"), ("h", "i", "3")],
+    "hmget": [("h", "f"), ("h", "f", "none", "g")],
+    "hset": [("h", "f", "w"), ("h", 1, 2.5), ("new", b"\xff", b"")],
+    "incr": [("n",), ("n", 5), ("s",), ("n", 2**63), ("n", 2**70)],
+    "incrby": [("n",), ("n", -3)],
+    "llen": [("l",), ("none",), ("s",)],
+    "lpop": [("l",), ("l", 2), ("none",), ("none", 2)],
+    "lpush": [("l", "x"), ("l", 1, 2.5, b"\x00"), ("s", "x")],
+    "lrange": [("l", 0, -1), ("l", 1, 1), ("none", 0, -1), ("l", "x", 1)],
+    "mget": [("s",), ("s", "none", b"n"), (7, 8)],
+    "rpop": [("l",), ("l", 2), ("none",)],
+    "rpush": [("l", "x"), ("l", *range(30))],
+    "sadd": [("st", "new"), ("st", "a", "b", 3)],
+    "scard": [("st",), ("none",)],
+    "set": [("s", "v"), (b"s", b"\xff\x00"), ("s", 5), ("s", 2.5), ("h", "v"), ("s", -(2**80))],
+    "setnx": [("s", "v"), ("new", "v")],
+    "sismember": [("st", "a"), ("st", "none")],
+    "smembers": [("st",), ("none",)],
+    "srem": [("st", "a"), ("st", "a", "none")],
+    "ttl": [("s",), ("none",), ("t",)],
+    "unlink": [("s",), ("s", "n", "none")],
+    "zincrby": [("z", 1, "m"), ("z", 0.25, "new"), ("z", "x", "m")],
+    "zrem": [("z", "m"), ("z", "m", "none")],
+    "zscore": [("z", "m"), ("z", "none"), ("none", "m")],
+}
+
+# The same with the options that are known.
+WITH_OPTIONS: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "set": [
+        (("s", "v"), {"ex": 100}),
+        (("s", "v"), {"px": 100_000}),
+        (("s", "v", 100), {}),
+        (("s", "v", None, 100_000), {}),
+        (("s", "v", None, None, True), {}),
+        (("s", "v", None, None, False, True), {}),
+        (("s", "v"), {"nx": True}),
+        (("none", "v"), {"nx": True}),
+        (("none", "v"), {"xx": True}),
+        (("none", "v"), {"xx": True, "nx": False}),
+        (("none", "v"), {"nx": True, "ex": 100}),
+        (("none", "v"), {"ex": 100, "nx": True}),
+        (("s", "v", 100), {"xx": True}),
+        (("s", "v"), {"ex": None, "px": None, "nx": False, "xx": False}),
+        (("s", "v"), {"ex": 0}),
+        (("s", "v"), {"ex": -5}),
+        (("s", "v"), {"ex": 2**70}),
+    ],
+}
+
+# What redis-py's own function must see: other types, other counts, keywords.
+ODD: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "append": [(("s", None), {}), (("s",), {}), (("s", True), {})],
+    "decr": [(("n",), {"amount": 4}), (("n", True), {}), (("n", 1, 2), {})],
+    "delete": [((), {}), ((None,), {}), ((["a"],), {}), (("s", bytearray(b"n")), {})],
+    "exists": [((), {}), (("s", None), {})],
+    "expire": [
+        (("s", datetime.timedelta(minutes=1)), {}),
+        (("s", 100), {"nx": True}),
+        (("s", 100, True), {}),
+        (("s", None), {}),
+    ],
+    "get": [
+        ((), {}),
+        (("s", "s"), {}),
+        ((), {"name": "s"}),
+        (("s",), {"name": "s"}),
+        ((), {"key": "s"}),
+        ((None,), {}),
+        ((True,), {}),
+        ((Name.KEY,), {}),
+        ((bytearray(b"s"),), {}),
+        ((memoryview(b"s"),), {}),
+        ((["s"],), {}),
+        (("\udc80",), {}),
+    ],
+    "hget": [(("h",), {}), (("h", None), {}), (("h",), {"key": "f"})],
+    "hincrby": [(("h", "i"), {"amount": 2}), (("h", "i", None), {})],
+    "hmget": [(("h", ["f", "g"]), {}), (("h", ["f"], "g"), {}), (("h",), {})],
+    "hset": [
+        (("h",), {"mapping": {"a": 1, "b": 2}}),
+        (("h", "f", None), {}),
+        (("h",), {}),
+        (("h", "f", "v", {"a": 1}), {}),
+        (("h", None, None, {"a": 1}), {}),
+        (("h",), {"items": ["a", 1]}),
+    ],
+    "incr": [(("n",), {"amount": 4}), ((), {}), (("n", None), {})],
+    "lpop": [(("l", None), {}), (("l",), {"count": 1}), (("l", True), {})],
+    "lpush": [(("l",), {}), (("l", ["x"]), {})],
+    "lrange": [(("l", 0), {}), (("l",), {"start": 0, "end": 1})],
+    "mget": [((["s", "n"],), {}), (([],), {}), ((("s",), "n"), {}), ((iter(("s", "n")),), {})],
+    "sadd": [(("st",), {}), (("st", {"x"}), {})],
+    "set": [
+        (("s", "v"), {"get": True}),
+        (("s", "v"), {"ex": 100, "get": True}),
+        (("s", "v"), {"keepttl": True}),
+        (("s", "v"), {"ex": 1, "px": 1}),
+        (("s", "v"), {"nx": True, "xx": True}),
+        (("s", "v", 1), {"ex": 1}),
+        (("s", "v", None, None, False, False, True), {}),
+        (("s", "v"), {"ex": 1.5}),
+        (("s", "v"), {"ex": "100"}),
+        (("s", "v"), {"ex": True}),
+        (("s", "v"), {"nx": 1}),
+        (("s",), {"value": "v"}),
+        (("s",), {"value": "v", "ex": 100}),
+        (("s", "v"), {"name": "s"}),
+        (("s", "v"), {"ex": datetime.timedelta(minutes=1)}),
+        (("s", None), {}),
+        (("s", False), {}),
+        (("s",), {}),
+        (("s", "v"), {"unknown": 1}),
+    ],
+    "smembers": [((None,), {}), ((), {})],
+    "zscore": [(("z",), {}), (("z", None), {})],
+}
+
+
+def short_calls(name: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The calls of a method that take the short cut."""
+    return [(args, {}) for args in PLAIN[name]] + WITH_OPTIONS.get(name, [])
+
+
+class Monitor:
+    """What the server executes, line by line as MONITOR gives it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.marks = 0
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(server.path)
+        self.file = self.socket.makefile("rb")
+        self.socket.sendall(b"MONITOR\r\n")
+        assert self.file.readline() == b"+OK\r\n"
+
+    def seen(self, port: int) -> list[bytes]:
+        """The commands that came over TCP from our port since the last look."""
+        self.marks += 1
+        mark = f'"mark-{self.marks}"'.encode()
+        self.server.cmd("ECHO", f"mark-{self.marks}")
+        found = []
+        while mark not in (line := self.file.readline()):
+            head, _, rest = line.partition(b"] ")
+            if head.endswith(f":{port}".encode()):
+                found.append(rest)
+        return found
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
+
+
+def seed(server: Server) -> None:
+    for command in (
+        ("FLUSHALL",),
+        ("MSET", "s", "va\u00e9", "n", "10", "7", "seven", "1.5", "float"),
+        ("HSET", "h", "f", "v", "g", "w", "i", "3"),
+        ("RPUSH", "l", "a", "b", "c", "d"),
+        ("SADD", "st", "a", "b"),
+        ("ZADD", "z", "2.5", "m"),
+        ("SET", "t", "x", "EX", "1000"),
+    ):
+        server.cmd(*command)
