@@ -30,17 +30,16 @@ def test_without_a_loop_a_coroutine_comes_back(server: Server) -> None:
     run(client.aclose())
 
 
-async def stepped_in_a_drain(client: aioredis.Redis) -> None:
-    """Return in the middle of a drain, which has sent a command already."""
-    for _ in range(3):
-        await client.get("k")
+async def stepped_in_a_drain(client: aioredis.Redis) -> Any:
+    """Return in the middle of a drain in which a command was made already: that one."""
+    await client.get("k")
+    return client.get("k")
 
 
 async def test_another_loop_run_inside_a_drain(server: Server) -> None:
     async with aioredis.Redis(**server.unix) as client:
-        await stepped_in_a_drain(client)
+        first = await stepped_in_a_drain(client)
         outer = asyncio.get_running_loop()
-        first = client.get("k")
         assert isinstance(first, _core.Future)
         assert first.get_loop() is outer
         inner = asyncio.new_event_loop()
@@ -70,20 +69,20 @@ async def test_another_loop_run_inside_a_drain(server: Server) -> None:
 
 async def test_a_thread_without_a_loop_beside_a_drain(server: Server) -> None:
     async with aioredis.Redis(**server.unix) as client:
-        await stepped_in_a_drain(client)
+        pending = await stepped_in_a_drain(client)
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(client.get("k")))
         thread.start()
         thread.join()
         (coroutine,) = found
         assert isinstance(coroutine, types.CoroutineType)
-        assert await coroutine is None
+        assert await coroutine is await pending is None
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 async def test_a_fork_in_the_middle_of_a_drain(server: Server) -> None:
     async with aioredis.Redis(**server.unix) as client:
-        await stepped_in_a_drain(client)
+        pending = await stepped_in_a_drain(client)
         child = os.fork()
         if child == 0:
             status = 1
@@ -96,7 +95,7 @@ async def test_a_fork_in_the_middle_of_a_drain(server: Server) -> None:
                 os._exit(status)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
-        assert await client.get("k") is None
+        assert await client.get("k") is await pending is None
 
 
 def test_nothing_keeps_a_loop_that_was_drained(server: Server) -> None:
@@ -104,8 +103,7 @@ def test_nothing_keeps_a_loop_that_was_drained(server: Server) -> None:
     loops = []
 
     async def main() -> None:
-        await stepped_in_a_drain(client)
-        await client.get("k")
+        await (await stepped_in_a_drain(client))
         loops.append(weakref.ref(asyncio.get_running_loop()))
 
     for _ in range(3):
