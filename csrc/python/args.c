@@ -1,7 +1,5 @@
 #include "args.h"
 
-#include "../redis/rds_command.h"
-
 #define FEW 16             /* arguments kept on the stack */
 #define COMMANDS_MAX 1024  /* names remembered */
 
@@ -248,8 +246,8 @@ static int take(struct core_channel *channel, struct piece *piece, PyObject *arg
     return rc;
 }
 
-/* Whether a command whose arguments decide may share a connection. */
-static bool shared_by_arguments(const struct command *command, const struct piece *pieces,
+/* Which connection a command needs whose arguments decide. */
+static enum rds_sharing decide_by_arguments(const struct command *command, const struct piece *pieces,
                                 Py_ssize_t count)
 {
     const char *argv[FEW], *p = command->wire;
@@ -266,7 +264,7 @@ static bool shared_by_arguments(const struct command *command, const struct piec
         argv[argc] = pieces[i].bytes;
         lens[argc] = pieces[i].len;
     }
-    return rds_command_shared(argc, argv, lens);
+    return rds_command_decide(argc, argv, lens);
 }
 
 static int fill(struct core_state *st, struct rds_job *job, const struct command *command,
@@ -293,7 +291,7 @@ static int fill(struct core_state *st, struct rds_job *job, const struct command
 }
 
 int core_args_encode_known(struct core_channel *channel, struct rds_job *job, PyObject *known,
-                           PyObject *const *args, Py_ssize_t count)
+                           PyObject *const *args, Py_ssize_t count, enum rds_sharing *sharing)
 {
     struct core_state *st = channel->st;
     struct piece few[FEW], *pieces = few;
@@ -302,7 +300,8 @@ int core_args_encode_known(struct core_channel *channel, struct rds_job *job, Py
     int rc = -1;
 
     command = (const struct command *)(void *)PyBytes_AS_STRING(known);
-    if (command->sharing == RDS_LEASED)
+    *sharing = (enum rds_sharing)command->sharing;
+    if (*sharing == RDS_STATEFUL)
         return 0;
     if (count > FEW) {
         pieces = PyMem_Malloc((size_t)count * sizeof *pieces);
@@ -317,13 +316,13 @@ int core_args_encode_known(struct core_channel *channel, struct rds_job *job, Py
             goto done;
         }
     }
-    if (command->sharing == RDS_DEPENDS && !shared_by_arguments(command, pieces, count)) {
+    if (*sharing == RDS_DEPENDS)
+        *sharing = decide_by_arguments(command, pieces, count);
+    if (*sharing == RDS_STATEFUL)
         rc = 0;
-        goto done;
-    }
-    if (fill(st, job, command, (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire),
-             pieces, count) == 0)
-        rc = 1;
+    else
+        rc = fill(st, job, command,
+                  (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire), pieces, count);
 done:
     for (i = 0; i < taken; i++)
         Py_XDECREF(pieces[i].holder);
@@ -333,7 +332,7 @@ done:
 }
 
 int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
-                     Py_ssize_t nargs)
+                     Py_ssize_t nargs, enum rds_sharing *sharing)
 {
     PyObject *found;
     int rc;
@@ -343,7 +342,7 @@ int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject
     found = find_command(channel->st, args[0]);
     if (found == NULL)
         return -1;
-    rc = core_args_encode_known(channel, job, found, args + 1, nargs - 1);
+    rc = core_args_encode_known(channel, job, found, args + 1, nargs - 1, sharing);
     Py_DECREF(found);
     return rc;
 }

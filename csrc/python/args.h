@@ -7,14 +7,15 @@
 #define OFFLOOP_ARGS_H
 
 #include "../redis/rds_cmd.h"
+#include "../redis/rds_command.h"
 #include "channel_type.h"
 #include "core.h"
 
-/* Encode args[0..nargs) into job, and say whether the command may share a
- * connection.  1: it may, and job has it; 0: it may not, job is untouched; -1:
- * an exception is set. */
+/* Encode args[0..nargs) into job, and say by *sharing which connection the command
+ * needs; job is untouched when that is RDS_STATEFUL.  0, or -1 with an exception
+ * set. */
 int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
-                     Py_ssize_t nargs);
+                     Py_ssize_t nargs, enum rds_sharing *sharing);
 
 /* What is known of the command that name (str) names, and whether it may always
  * share a connection.  Ownership: a new reference, NULL with an exception set. */
@@ -22,6 +23,6 @@ PyObject *core_args_describe(struct core_state *st, PyObject *name, bool *shared
 
 /* core_args_encode() of a command that was described before and count arguments. */
 int core_args_encode_known(struct core_channel *channel, struct rds_job *job, PyObject *known,
-                           PyObject *const *args, Py_ssize_t count);
+                           PyObject *const *args, Py_ssize_t count, enum rds_sharing *sharing);
 
 #endif

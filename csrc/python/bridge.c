@@ -36,7 +36,7 @@ struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline)
     job->keep = NULL;
     job->bridge = bridge;
     job->send = NULL;
-    job->raw = false;
+    job->raw = job->waits = false;
     return job;
 }
 
@@ -70,6 +70,19 @@ static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
     Py_DECREF(fut); /* the job's; the caller holds another */
 }
 
+/* Whether the pool's bound is reached. */
+static bool is_full(const struct core_bridge *bridge)
+{
+    return bridge->outstanding - bridge->waiting >= bridge->pool->queue;
+}
+
+static void count_home(struct core_bridge *bridge, const struct core_job *job)
+{
+    bridge->waiting -= job->waits;
+    if (--bridge->outstanding == 0)
+        Py_DECREF(bridge); /* never the last one: whoever calls holds another */
+}
+
 static void count_out(struct core_bridge *bridge)
 {
     if (bridge->outstanding > bridge->high_water)
@@ -83,9 +96,10 @@ static int submit(struct core_bridge *bridge, struct core_job *job)
 
     if (bridge->outstanding++ == 0)
         Py_INCREF(bridge); /* until the last job is home */
+    bridge->waiting += job->waits;
     err = job->send(job);
-    if (err != RT_OK && --bridge->outstanding == 0)
-        Py_DECREF(bridge);
+    if (err != RT_OK)
+        count_home(bridge, job);
     return err;
 }
 
@@ -127,7 +141,7 @@ int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject 
 {
     int err;
 
-    if (bridge->outstanding >= bridge->pool->queue || bridge->parked.head != NULL) {
+    if (!job->waits && (is_full(bridge) || bridge->parked.head != NULL)) {
         tie(job, fut);
         rt_joblist_append(&bridge->parked, &job->rds.base);
         return 0;
@@ -141,7 +155,7 @@ int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject 
 /* Send what waited for room. */
 static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
 {
-    while (bridge->parked.head != NULL && bridge->outstanding < bridge->pool->queue) {
+    while (bridge->parked.head != NULL && !is_full(bridge)) {
         struct core_job *job = job_of(rt_joblist_pop(&bridge->parked));
         PyObject *fut = job->rds.base.owner, *exception;
         int err;
@@ -204,8 +218,7 @@ static int handle(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
     if (job->rds.base.kind == CORE_JOB_VISITOR)
         return job->finish(w, bridge, job, NULL);
     RT_CHECK(rt_job_move(&job->rds.base, RT_JOB_DONE, RT_JOB_IDLE));
-    if (--bridge->outstanding == 0)
-        Py_DECREF(bridge); /* never the last one: the drain holds another */
+    count_home(bridge, job);
     job->rds.base.owner = NULL;
     if (fut == NULL) {
         core_bridge_recycle(bridge, job);
@@ -280,8 +293,7 @@ static void discard(struct core_bridge *bridge)
         }
         RT_CHECK(rt_job_move(base, RT_JOB_DONE, RT_JOB_IDLE));
         base->owner = NULL;
-        if (--bridge->outstanding == 0)
-            Py_DECREF(bridge);
+        count_home(bridge, job);
         core_bridge_recycle(bridge, job);
         if (fut != NULL)
             untie(fut);

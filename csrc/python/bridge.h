@@ -46,6 +46,7 @@ struct core_job {
     struct core_bridge *bridge; /* whose job it is; it outlives the job */
     int (*send)(struct core_job *job); /* submit it: 0 or an enum rt_err */
     bool raw;                 /* NEVER_DECODE */
+    bool waits;               /* on the server, maybe for ever: it takes no room */
 };
 
 struct core_bridge {
@@ -58,6 +59,7 @@ struct core_bridge {
     bool listed, reading;
     bool debug;               /* loop.get_debug() at the last drain */
     uint64_t outstanding;     /* jobs submitted and not home */
+    uint64_t waiting;         /* of them those that wait on a server */
     uint64_t high_water;      /* most outstanding */
     uint64_t drains;
     struct core_channel *held; /* owned: commands were pushed and not kicked */
@@ -80,8 +82,9 @@ struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline);
 /* Give back a job that is not out. */
 void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job);
 
-/* Send a job for fut (borrowed), now or when there is room.  0, or -1 with an
- * exception set and the job given back. */
+/* Send a job for fut (borrowed), now or when there is room.  One that waits on the
+ * server is sent at once: it must not hold up the one that it waits for.  0, or -1
+ * with an exception set and the job given back. */
 int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
 
 /* A command was pushed into channel: have it kicked.  At once when it is the only

@@ -2,6 +2,7 @@
 
 #include <structmember.h>
 
+#include "../redis/rds_lease.h"
 #include "bridge.h"
 #include "errors.h"
 
@@ -87,11 +88,13 @@ static int get_flag(PyObject *options, const char *key, bool *out)
 static int read_options(PyObject *options, struct rds_options *o)
 {
     uint64_t max_reply = UINT64_C(1) << 30;
+    int most = 100;
     PyObject *value = option(options, "max_reply_bytes");
 
     *o = (struct rds_options){ .port = 6379,
                                .protocol = 3,
                                .connect_timeout = RT_NEVER,
+                               .max_leases = 100,
                                .backoff_cap = RT_SEC };
     if (value != NULL) {
         max_reply = PyLong_AsUnsignedLongLong(value);
@@ -117,8 +120,11 @@ static int read_options(PyObject *options, struct rds_options *o)
         get_seconds(options, "connect_timeout", &o->connect_timeout) < 0 ||
         get_seconds(options, "health_interval", &o->health_interval) < 0 ||
         get_seconds(options, "backoff_base", &o->backoff_base) < 0 ||
-        get_seconds(options, "backoff_cap", &o->backoff_cap) < 0)
+        get_seconds(options, "backoff_cap", &o->backoff_cap) < 0 ||
+        get_int(options, "max_connections", 1, INT32_MAX, &most) < 0 ||
+        get_seconds(options, "connection_wait", &o->lease_wait) < 0)
         return -1;
+    o->max_leases = (uint32_t)most;
     o->ask_credentials = option(options, "provider") != NULL;
     return 0;
 }
@@ -320,14 +326,15 @@ static PyObject *channel_credentials_failed(PyObject *op, PyObject *exception)
     Py_RETURN_NONE;
 }
 
-static PyObject *channel_disconnect(PyObject *op, PyObject *unused)
+static PyObject *channel_disconnect(PyObject *op, PyObject *arg)
 {
     struct core_channel *channel = (struct core_channel *)op;
+    int in_use = PyObject_IsTrue(arg);
 
-    (void)unused;
-    if (core_channel_check_fork(channel) < 0)
+    if (in_use < 0 || core_channel_check_fork(channel) < 0)
         return NULL;
     rds_channel_disconnect(channel->rds);
+    rds_lease_disconnect(channel->rds, in_use);
     Py_RETURN_NONE;
 }
 
@@ -395,6 +402,7 @@ static PyObject *channel_close(PyObject *op, PyObject *arg)
 static PyObject *channel_stats(PyObject *op, PyObject *unused)
 {
     struct core_channel *channel = (struct core_channel *)op;
+    const struct rds_lessor *lessor;
     const struct rds_stats *s;
     PyObject *dict;
     size_t i;
@@ -403,6 +411,7 @@ static PyObject *channel_stats(PyObject *op, PyObject *unused)
     if (core_channel_check_fork(channel) < 0)
         return NULL;
     s = &channel->rds->stats;
+    lessor = channel->rds->lessor;
     const struct {
         const char *name;
         uint64_t value;
@@ -428,6 +437,12 @@ static PyObject *channel_stats(PyObject *op, PyObject *unused)
         { "dropped_replies", rt_read(&s->dropped) },
         { "pushes", rt_read(&s->pushes) },
         { "retained_unsent", rt_read(&s->retained) },
+        { "blocking_commands", rt_read(&lessor->commands) },
+        { "leases", rt_read(&lessor->open) },
+        { "leases_idle", rt_read(&lessor->idle) },
+        { "leases_high_water", rt_read(&lessor->open_high) },
+        { "leases_opened", rt_read(&lessor->opened) },
+        { "waiting_for_lease", rt_read(&lessor->queued) },
     };
 
     dict = PyDict_New();
@@ -522,9 +537,10 @@ static PyMethodDef channel_methods[] = {
     { "close", channel_close, METH_O,
       "close($self, timeout, /)\n--\n\n"
       "Finish what is under way within so many seconds, fail the rest, close." },
-    { "disconnect", channel_disconnect, METH_NOARGS,
-      "disconnect($self, /)\n--\n\nClose the connection once it is quiet; the next command makes "
-      "a new one." },
+    { "disconnect", channel_disconnect, METH_O,
+      "disconnect($self, in_use, /)\n--\n\n"
+      "Close the shared connection once it is quiet, and the idle ones of blocking\n"
+      "commands, with in_use the others too; the next command makes a new one." },
     { "credentials", channel_credentials, METH_VARARGS,
       "credentials($self, username, password, /)\n--\n\nAnswer the provider's call." },
     { "credentials_failed", channel_credentials_failed, METH_O,

@@ -1,6 +1,7 @@
 #include "client_type.h"
 
 #include "args.h"
+#include "../redis/rds_lease.h"
 #include "bridge.h"
 #include "errors.h"
 #include "reply.h"
@@ -107,6 +108,15 @@ static int send_command(struct core_job *job)
     if (err == RT_OK)
         core_bridge_kick(bridge, channel);
     return err;
+}
+
+/* A command that waits on the server, on a connection for its time. */
+static int send_blocking(struct core_job *job)
+{
+    PyObject *fut = job->rds.base.owner;
+    struct core_channel *channel = (struct core_channel *)((struct core_future *)fut)->owner;
+
+    return rds_lease_submit(channel->rds, &job->rds);
 }
 
 /* ---- options --------------------------------------------------------------------------- */
@@ -263,8 +273,9 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
     PyObject *fut = NULL;
     struct core_future *f;
     struct core_job *job;
+    enum rds_sharing sharing = RDS_SHARED;
     uint64_t deadline = RT_NEVER;
-    int shared;
+    int rc;
 
     if (channel->timeout != RT_NEVER)
         deadline = rt_after(rt_now(), channel->timeout);
@@ -272,11 +283,12 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
     if (job == NULL)
         return NULL;
     if (call->known != NULL)
-        shared = core_args_encode_known(channel, &job->rds, call->known, call->args, call->nargs);
+        rc = core_args_encode_known(channel, &job->rds, call->known, call->args, call->nargs,
+                                    &sharing);
     else
-        shared = core_args_encode(channel, &job->rds, call->args, call->nargs);
-    *leased = shared == 0;
-    if (shared <= 0)
+        rc = core_args_encode(channel, &job->rds, call->args, call->nargs, &sharing);
+    *leased = rc == 0 && sharing == RDS_STATEFUL;
+    if (rc < 0 || *leased)
         goto fail;
     fut = core_future_new(st, loop, bridge->debug);
     if (fut == NULL)
@@ -290,7 +302,14 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
         goto fail;
     f->owner = Py_NewRef(channel);
     job->finish = finish_command;
-    job->send = send_command;
+    if (sharing == RDS_BLOCKING) {
+        /* Its time counts from when it is sent: redis-py's rule. */
+        job->rds.patience = channel->timeout;
+        job->waits = true;
+        job->send = send_blocking;
+    } else {
+        job->send = send_command;
+    }
     if (core_bridge_send(bridge, job, fut) < 0) {
         Py_DECREF(fut);
         return NULL;

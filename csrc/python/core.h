@@ -73,6 +73,7 @@ struct core_native_state {
     /* Given by offloop.redis, which imports the redis package. */
     PyObject *parse_error;          /* error text -> exception */
     PyObject *connection_error;
+    PyObject *max_connections_error;
     PyObject *timeout_error;
     PyObject *data_error;
     PyObject *invalid_response;

@@ -13,6 +13,7 @@
     X(method_type)
 #define OBJECTS(X)                                                                 \
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
+    X(max_connections_error)                                                      \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
     X(commands) X(execute_command)
 #define STRINGS(X)                                                                 \
@@ -33,12 +34,13 @@
 static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "parse_error", "redis_error", "connection_error", "timeout_error",
-                             "data_error", "invalid_response", "response_error", "chain", NULL };
+                             "data_error", "invalid_response", "response_error", "chain",
+                             "max_connections_error", NULL };
     struct core_native_state *n = &core_state_of(module)->native;
-    PyObject *o[8];
+    PyObject *o[9];
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOO:_setup_redis", names, &o[0], &o[1],
-                                     &o[2], &o[3], &o[4], &o[5], &o[6], &o[7]))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOOO:_setup_redis", names, &o[0], &o[1],
+                                     &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8]))
         return NULL;
     Py_XSETREF(n->parse_error, Py_NewRef(o[0]));
     Py_XSETREF(n->redis_error, Py_NewRef(o[1]));
@@ -48,6 +50,7 @@ static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
     Py_XSETREF(n->invalid_response, Py_NewRef(o[5]));
     Py_XSETREF(n->response_error, Py_NewRef(o[6]));
     Py_XSETREF(n->chain, Py_NewRef(o[7]));
+    Py_XSETREF(n->max_connections_error, Py_NewRef(o[8]));
     Py_RETURN_NONE;
 }
 

@@ -161,6 +161,7 @@ PyObject *core_reply_failure(struct core_channel *channel, int err, const struct
         break;
     case RT_ETIMEOUT: type = native->timeout_error; break;
     case RT_EPROTOCOL: type = native->invalid_response; break;
+    case RT_EFULL: type = native->max_connections_error; break;
     case RT_ETOOBIG: type = native->redis_error; break;
     case RT_ENOMEM: type = PyExc_MemoryError; break;
     default: break;

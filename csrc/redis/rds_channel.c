@@ -2,7 +2,7 @@
 
 #include <unistd.h>
 
-#include "rds_conn.h"
+#include "rds_lease.h"
 
 struct named_channel {
     struct rds_channel channel;
@@ -35,6 +35,7 @@ static void free_channel(struct named_channel *self)
     }
     rds_credentials_free(atomic_exchange(&self->channel.credentials, NULL));
     rds_conn_free(self->channel.conn);
+    rds_lessor_free(self->channel.lessor);
     if (self->channel.user_free != NULL)
         self->channel.user_free(self->channel.user);
     free(self->endpoint);
@@ -85,7 +86,8 @@ int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
     if (!copy(self, 0, &o->host) || !copy(self, 1, &o->path) || !copy(self, 2, &o->username) ||
         !copy(self, 3, &o->password) || !copy(self, 4, &o->client_name) ||
         !copy(self, 5, &o->lib_name) || !copy(self, 6, &o->lib_version) || !name(self) ||
-        rds_conn_new(&self->channel, &self->channel.conn) != RT_OK) {
+        rds_conn_new(&self->channel, &self->channel.conn) != RT_OK ||
+        rds_lessor_new(&self->channel, &self->channel.lessor) != RT_OK) {
         free_channel(self);
         return RT_ENOMEM;
     }
@@ -113,28 +115,56 @@ void rds_channel_unref(struct rds_channel *channel)
     rt_pool_unref(pool);
 }
 
-/* Make the connection a source of the poller, once. */
-static int add_source(struct rds_channel *channel)
+/* Stands in close_job once the connection is closed. */
+#define CLOSED_ALREADY ((struct rt_job *)1)
+
+static void closed(struct rds_channel *channel)
 {
-    uint32_t absent = 0, added;
+    struct rt_job *job = atomic_exchange(&channel->close_job, CLOSED_ALREADY);
+
+    if (job != NULL && job != CLOSED_ALREADY)
+        rt_pool_complete(job, RT_OK);
+}
+
+/* ---- parts: the shared connection, the lessor, each lease ----------------- */
+
+void rds_channel_part_opens(struct rds_channel *channel)
+{
+    atomic_fetch_add(&channel->parts, 1);
+}
+
+void rds_channel_part_closed(struct rds_channel *channel)
+{
+    /* Partner: rds_channel_close(), which sets `closing` and then looks. */
+    if (atomic_fetch_sub(&channel->parts, 1) == 1 && atomic_load(&channel->closing) != 0)
+        closed(channel);
+}
+
+int rds_channel_add_part(struct rds_channel *channel, _Atomic uint32_t *added,
+                         struct rt_source *source)
+{
+    uint32_t absent = 0, seen;
     int err;
 
-    if (atomic_load_explicit(&channel->added, memory_order_acquire) == 2)
+    if (atomic_load_explicit(added, memory_order_acquire) == 2)
         return RT_OK;
     err = rt_pool_start(channel->pool);
     if (err)
         return err;
-    if (!atomic_compare_exchange_strong(&channel->added, &absent, 1)) {
+    if (!atomic_compare_exchange_strong(added, &absent, 1)) {
         /* Another thread is at it, for less than a microsecond. */
-        while ((added = atomic_load_explicit(&channel->added, memory_order_acquire)) == 1) {
+        while ((seen = atomic_load_explicit(added, memory_order_acquire)) == 1) {
         }
-        return added == 2 ? RT_OK : RT_ECLOSED;
+        return seen == 2 ? RT_OK : RT_ECLOSED;
     }
     rds_channel_ref(channel); /* the poller's, until destroy() */
-    err = rt_pool_add_source(channel->pool, &channel->conn->source);
-    atomic_store_explicit(&channel->added, err ? 0 : 2, memory_order_release);
-    if (err)
+    rds_channel_part_opens(channel);
+    err = rt_pool_add_source(channel->pool, source);
+    atomic_store_explicit(added, err ? 0 : 2, memory_order_release);
+    if (err) {
+        rds_channel_part_closed(channel);
         rds_channel_unref(channel);
+    }
     return err;
 }
 
@@ -146,7 +176,7 @@ int rds_channel_push(struct rds_channel *channel, struct rds_job *job)
     if (atomic_load_explicit(&channel->closing, memory_order_acquire) != 0 ||
         rt_pool_state(channel->pool) >= RT_POOL_DRAINING)
         return RT_ECLOSED;
-    err = add_source(channel);
+    err = rds_channel_add_part(channel, &channel->added, &conn->source);
     if (err)
         return err;
     RT_CHECK(rt_job_move(&job->base, RT_JOB_IDLE, RT_JOB_QUEUED));
@@ -204,6 +234,8 @@ bool rds_channel_cancel(struct rds_channel *channel, struct rds_job *job)
     if (!rt_job_cancel(&job->base))
         return false;
     rt_count(&channel->stats.cancelled, 1);
+    if (job->leased)
+        rds_lease_cancelled(channel, job);
     return true;
 }
 
@@ -212,17 +244,6 @@ static void tell(struct rds_channel *channel, uint32_t what)
     if (atomic_load_explicit(&channel->added, memory_order_acquire) == 2 &&
         rds_conn_state(channel->conn) != RDS_CONN_CLOSED)
         rt_source_attend(&channel->conn->source, what);
-}
-
-/* Stands in close_job once the connection is closed. */
-#define CLOSED_ALREADY ((struct rt_job *)1)
-
-void rds_channel_closed(struct rds_channel *channel)
-{
-    struct rt_job *job = atomic_exchange(&channel->close_job, CLOSED_ALREADY);
-
-    if (job != NULL && job != CLOSED_ALREADY)
-        rt_pool_complete(job, RT_OK);
 }
 
 /* Have job posted when the connection is closed.  0 or RT_ECLOSED. */
@@ -251,10 +272,10 @@ int rds_channel_close(struct rds_channel *channel, uint64_t close_at, struct rt_
         err = wait_for_close(channel, job);
     rt_atomic_min(&channel->close_at, close_at);
     atomic_store(&channel->closing, 1);
-    if (atomic_load(&channel->added) == 0)
-        rds_channel_closed(channel); /* never used: there is nothing to close */
-    else
-        tell(channel, RT_CLOSING);
+    if (atomic_load(&channel->parts) == 0)
+        closed(channel);
+    tell(channel, RT_CLOSING);
+    rds_lessor_close(channel->lessor);
     return err;
 }
 
@@ -277,13 +298,12 @@ void rds_channel_disconnect(struct rds_channel *channel)
 
 void rds_channel_abandon(struct rds_channel *channel)
 {
-    struct rds_conn *conn = channel->conn;
-
     /* A snapshot of the parent's threads at work: trust nothing but numbers. */
-    if (conn->fd >= 0)
-        close(conn->fd);
-    if (conn->ctx != NULL && conn->ctx->fd >= 0)
-        close(conn->ctx->fd);
+    int sock = atomic_load(&channel->conn->sock);
+
+    if (sock >= 0)
+        close(sock);
+    rds_lessor_abandon(channel->lessor);
 }
 
 int rds_channel_credentials(struct rds_channel *channel, int err, const char *username,
@@ -303,7 +323,12 @@ int rds_channel_credentials(struct rds_channel *channel, int err, const char *us
         }
     }
     rds_credentials_free(atomic_exchange(&channel->credentials, c));
+    /* Partner: the look in credentials_came(). */
+    atomic_fetch_add(&channel->answers, 1);
+    if (atomic_load(&channel->asking) == 0)
+        rds_credentials_free(atomic_exchange(&channel->credentials, NULL));
     tell(channel, RT_ATTEND);
+    rds_lessor_tell_asking(channel->lessor);
     return RT_OK;
 }
 

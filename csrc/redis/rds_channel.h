@@ -1,7 +1,8 @@
 /* A channel: one Redis endpoint as the pool sees it.
  *
  * It has the endpoint's options and one full-duplex connection (rds_conn.h),
- * which all commands share.  Any thread submits.  Whoever submits sends as well,
+ * which all commands share, but for those that need one for themselves
+ * (rds_lease.h).  Any thread submits.  Whoever submits sends as well,
  * when nobody else is at the connection just then; the worker that serves the
  * connection reads the replies, and sends what is left over.
  *
@@ -31,6 +32,8 @@ struct rds_options {
     uint64_t backoff_base, backoff_cap; /* ns between attempts */
     bool backoff_jitter;
     uint64_t max_reply;       /* bytes of one reply */
+    uint32_t max_leases;      /* connections for one caller each */
+    uint64_t lease_wait;      /* ns to wait for one, 0: fail at once */
 };
 
 /* Counters; relaxed, read by anybody. */
@@ -55,6 +58,7 @@ struct rds_stats {
 };
 
 struct rds_conn;
+struct rds_lessor;
 struct rds_credentials;
 
 struct rds_channel {
@@ -67,13 +71,18 @@ struct rds_channel {
     _Atomic uint32_t disconnect; /* 1: close the connection when it is quiet */
     struct rds_stats stats;
     struct rds_conn *conn;
+    struct rds_lessor *lessor;
+    _Atomic uint32_t parts;     /* what is to be closed with the channel */
     /* Called by a worker that needs credentials; answered, sooner or later, by
      * rds_channel_credentials().  The mailbox is that of a command that waits:
      * its owner can be asked.  Set before the first submit. */
     int (*credentials_needed)(void *user, struct rt_mailbox *mailbox);
     void *user;
     void (*user_free)(void *user);
-    struct rds_credentials *_Atomic credentials; /* the answer, until taken */
+    /* The last answer, for every connection that had asked before it came. */
+    struct rds_credentials *_Atomic credentials;
+    _Atomic uint64_t answers; /* so far */
+    _Atomic uint32_t asking;  /* connections that wait for one */
     struct rt_job *_Atomic close_job;
 };
 
@@ -131,8 +140,8 @@ int rds_channel_close(struct rds_channel *channel, uint64_t close_at, struct rt_
 /* The owner lets go; every job has come home.  Thread: any.  Blocks: no. */
 void rds_channel_release(struct rds_channel *channel);
 
-/* Close the connection where it is idle, so that the next command makes a new
- * one; commands under way are finished first.  Thread: any.  Blocks: no. */
+/* Close the shared connection where it is idle, so that the next command makes a
+ * new one; commands under way are finished first.  Thread: any.  Blocks: no. */
 void rds_channel_disconnect(struct rds_channel *channel);
 
 /* In a forked child: close the socket, leave the rest as it is. */
@@ -146,8 +155,13 @@ unsigned rds_channel_connections(const struct rds_channel *channel);
 /* "host:port" or the path, for messages.  Never the password. */
 const char *rds_channel_endpoint(const struct rds_channel *channel);
 
-/* For rds_conn.c. */
-void rds_channel_closed(struct rds_channel *channel);
+/* For rds_conn.c and the leases. */
+void rds_channel_part_opens(struct rds_channel *channel);
+void rds_channel_part_closed(struct rds_channel *channel);
+/* Make a source of the channel one of the poller's, once; `added` says whether it
+ * is.  0 or an enum rt_err.  Thread: any.  Blocks: for microseconds (a list). */
+int rds_channel_add_part(struct rds_channel *channel, _Atomic uint32_t *added,
+                         struct rt_source *source);
 void rds_channel_ref(struct rds_channel *channel);
 void rds_channel_unref(struct rds_channel *channel);
 

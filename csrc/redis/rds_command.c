@@ -3,9 +3,13 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *const leased[] = {
-    /* wait on the server */
-    "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP",
+/* They wait on the server. */
+static const char *const blocking[] = {
+    "BLPOP", "BRPOP", "BLMOVE", "BLMOVEM", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP",
+};
+
+static const char *const stateful[] = {
+    /* wait for what was written on their own connection */
     "WAIT", "WAITAOF",
     /* answer more than once, or turn the connection into something else */
     "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
@@ -44,8 +48,10 @@ static bool one_of(const char *word, size_t len, const char *const *names, size_
 
 enum rds_sharing rds_command_sharing(const char *name, size_t len)
 {
-    if (ONE_OF(name, len, leased))
-        return RDS_LEASED;
+    if (ONE_OF(name, len, blocking))
+        return RDS_BLOCKING;
+    if (ONE_OF(name, len, stateful))
+        return RDS_STATEFUL;
     return ONE_OF(name, len, depends) ? RDS_DEPENDS : RDS_SHARED;
 }
 
@@ -65,20 +71,21 @@ static bool has_block(size_t argc, const char *const *argv, const size_t *lens)
     return false;
 }
 
-bool rds_command_shared(size_t argc, const char *const *argv, const size_t *lens)
+enum rds_sharing rds_command_decide(size_t argc, const char *const *argv, const size_t *lens)
 {
     enum rds_sharing sharing;
 
     if (argc == 0)
-        return true;
+        return RDS_SHARED;
     sharing = rds_command_sharing(argv[0], lens[0]);
     if (sharing != RDS_DEPENDS)
-        return sharing == RDS_SHARED;
+        return sharing;
     if (is(argv[0], lens[0], "XREAD") || is(argv[0], lens[0], "XREADGROUP"))
-        return !has_block(argc, argv, lens);
+        return has_block(argc, argv, lens) ? RDS_BLOCKING : RDS_SHARED;
     if (argc < 2)
-        return true; /* the server answers with an error */
+        return RDS_SHARED; /* the server answers with an error */
     if (is(argv[0], lens[0], "CLIENT"))
-        return ONE_OF(argv[1], lens[1], client_shared);
-    return !is(argv[1], lens[1], "DEBUG"); /* SCRIPT DEBUG: the debugger takes it over */
+        return ONE_OF(argv[1], lens[1], client_shared) ? RDS_SHARED : RDS_STATEFUL;
+    /* SCRIPT DEBUG: the debugger takes the connection over. */
+    return is(argv[1], lens[1], "DEBUG") ? RDS_STATEFUL : RDS_SHARED;
 }

@@ -3,7 +3,9 @@
  * A shared connection carries commands that send one command, get one reply at
  * once and leave no trace in the connection.  What waits on the server (BLPOP),
  * answers more than once (SUBSCRIBE, MONITOR), or changes or shows the state of
- * the connection (SELECT, WATCH, CLIENT SETNAME) needs one of its own.
+ * the connection (SELECT, WATCH, CLIENT SETNAME) needs one of its own: for as long as
+ * it waits where that is all there is to it, for as long as its caller needs the
+ * state otherwise.
  *
  * Source: the command tables of Redis and Valkey (flags blocking, pubsub, and
  * the descriptions of CLIENT's subcommands). */
@@ -14,16 +16,17 @@
 #include <stddef.h>
 
 enum rds_sharing {
-    RDS_SHARED = 0, /* whatever its arguments */
-    RDS_LEASED,     /* whatever its arguments */
-    RDS_DEPENDS,    /* on its arguments: ask rds_command_shared() */
+    RDS_SHARED = 0, /* any connection */
+    RDS_BLOCKING,   /* waits on the server and leaves no trace: a lease for its time */
+    RDS_STATEFUL,   /* belongs to a connection: one that its caller keeps */
+    RDS_DEPENDS,    /* on its arguments: ask rds_command_decide() */
 };
 
-/* By name alone (any case); `second` is the next word, if known. */
+/* By name alone, in any case. */
 enum rds_sharing rds_command_sharing(const char *name, size_t len);
 
-/* Whether the command, of which the words are given, may share a connection.
- * Only the first few words matter, and for XREAD those before STREAMS. */
-bool rds_command_shared(size_t argc, const char *const *argv, const size_t *lens);
+/* The same for a command of which the words are given; never RDS_DEPENDS.  Only the
+ * first few words matter, and for XREAD those before STREAMS. */
+enum rds_sharing rds_command_decide(size_t argc, const char *const *argv, const size_t *lens);
 
 #endif

@@ -3,10 +3,23 @@
 #include <unistd.h>
 
 #include "rds_cmd.h"
+#include "rds_lease.h"
 
 #define ROUNDS 64 /* of writing and reading in one look */
 
 static void destroy(struct rt_source *src);
+
+void rds_conn_init(struct rds_conn *conn, struct rds_channel *channel)
+{
+    conn->channel = channel;
+    conn->fd = -1;
+    atomic_init(&conn->sock, -1);
+    conn->source.handle = rds_conn_handle;
+    conn->source.destroy = destroy;
+    conn->jitter = (unsigned)rt_now();
+    rt_stack_init(&conn->inbox);
+    rds_arena_init(&conn->scratch, conn->scratch_bytes, sizeof conn->scratch_bytes);
+}
 
 int rds_conn_new(struct rds_channel *channel, struct rds_conn **out)
 {
@@ -14,13 +27,7 @@ int rds_conn_new(struct rds_channel *channel, struct rds_conn **out)
 
     if (conn == NULL)
         return RT_ENOMEM;
-    conn->channel = channel;
-    conn->fd = -1;
-    conn->source.handle = rds_conn_handle;
-    conn->source.destroy = destroy;
-    conn->jitter = (unsigned)rt_now();
-    rt_stack_init(&conn->inbox);
-    rds_arena_init(&conn->scratch, conn->scratch_bytes, sizeof conn->scratch_bytes);
+    rds_conn_init(conn, channel);
     *out = conn;
     return RT_OK;
 }
@@ -43,30 +50,14 @@ static void destroy(struct rt_source *src)
 
 bool rds_conn_enter(struct rds_conn *conn, uint32_t note)
 {
-    uint32_t seen = RDS_FREE;
-
     if (note != 0)
         atomic_fetch_or(&conn->notes, note);
-    for (;;) {
-        /* Partner: rds_conn_leave() of the holder. */
-        if (seen == RDS_FREE) {
-            if (atomic_compare_exchange_weak(&conn->owner, &seen, RDS_BUSY))
-                return true;
-        } else if (atomic_compare_exchange_weak(&conn->owner, &seen, RDS_AGAIN)) {
-            return false;
-        }
-    }
+    return rds_owner_enter(&conn->owner);
 }
 
 bool rds_conn_leave(struct rds_conn *conn)
 {
-    uint32_t busy = RDS_BUSY;
-
-    /* Partner: rds_conn_enter() of whoever came meanwhile. */
-    if (atomic_compare_exchange_strong(&conn->owner, &busy, RDS_FREE))
-        return true;
-    atomic_store(&conn->owner, RDS_BUSY);
-    return false;
+    return rds_owner_leave(&conn->owner);
 }
 
 /* ---- closing ------------------------------------------------------------ */
@@ -95,7 +86,7 @@ static void shut(struct rds_conn *conn)
     rds_connect_forget(conn);
     rds_conn_move(conn, RDS_CONN_CLOSED);
     rds_conn_refuse(conn);
-    rds_channel_closed(conn->channel);
+    rds_channel_part_closed(conn->channel);
 }
 
 void rds_conn_refuse(struct rds_conn *conn)
@@ -163,7 +154,7 @@ static void check_health(struct rds_conn *conn, uint64_t now)
 
 static void disconnect_when_quiet(struct rds_conn *conn)
 {
-    if (atomic_load(&conn->channel->disconnect) == 0)
+    if (!rds_conn_leaving(conn))
         return;
     if (conn->ctx != NULL && (conn->inflight.head != NULL || conn->head_sent > 0))
         return;
@@ -232,7 +223,9 @@ void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *wor
             look(conn, what, worker);
             if (what & RT_DUE)
                 rds_exchange_expire(conn, rt_now());
-            if (rds_conn_closing(conn)) {
+            if (conn->lease != NULL) {
+                rds_lease_look(conn->lease);
+            } else if (rds_conn_closing(conn)) {
                 if (conn->loan != NULL)
                     rds_loan_recall(conn); /* the last reply is to be seen by a worker */
                 close_when_done(conn, rt_now());
@@ -260,6 +253,8 @@ void rds_conn_write_through(struct rds_conn *conn)
     if (rds_conn_state(conn) != RDS_CONN_READY || conn->pending.head != NULL ||
         rds_conn_closing(conn))
         handed_over = true;
+    if (conn->lease != NULL && conn->inflight.head == NULL)
+        handed_over = true; /* it was cancelled: the lease is to be closed */
     while (!rds_conn_leave(conn))
         handed_over = true; /* a note: it is the worker's, who is not in a hurry */
     if (handed_over)

@@ -14,13 +14,9 @@
  * Nothing here blocks: the socket is non-blocking from the start, waiting is the
  * poller's, and a lookup has its own thread (rds_resolve.h).
  *
- * Who works on it.  `owner` is a lock that nobody waits for: who finds it taken
- * leaves a note and goes, and who holds it looks at the notes before it goes.
- * A worker holds it while it serves the connection, a submitting thread for the
+ * Who works on it.  `owner` is a lock that nobody waits for (rds_owner.h): a
+ * worker holds it while it serves the connection, a submitting thread for the
  * length of one send (write-through).
- *
- *   enter: FREE -> BUSY, or BUSY -> AGAIN and go away
- *   leave: BUSY -> FREE, or AGAIN -> BUSY and one more round
  *
  * Why no command is left behind: a submitter pushes onto the inbox and then
  * attends to the source (or enters); the holder takes the inbox after it was
@@ -31,6 +27,7 @@
 #include <hiredis/hiredis.h>
 
 #include "rds_channel.h"
+#include "rds_owner.h"
 #include "rds_resolve.h"
 
 enum rds_conn_state {
@@ -44,19 +41,19 @@ enum rds_conn_state {
     RDS_CONN_CLOSED,      /* for good */
 };
 
-enum { RDS_FREE = 0, RDS_BUSY = 1, RDS_AGAIN = 2 };
-
 #define RDS_STEPS 6 /* of a handshake, at most */
 
 struct rds_conn {
     struct rt_source source;
     struct rds_channel *channel;
+    struct rds_lease *lease;      /* what it is the connection of, or NULL: the shared one */
     struct rt_stack inbox;        /* submitted, not taken yet */
     _Atomic uint32_t owner;       /* RDS_FREE, RDS_BUSY, RDS_AGAIN */
     _Atomic uint32_t notes;       /* enum rt_what for the holder */
     _Atomic uint32_t state;       /* enum rds_conn_state */
     _Atomic uint64_t submitted;   /* commands taken in */
     _Atomic uint64_t finished;    /* commands sent home */
+    _Atomic int sock;             /* the open socket, or -1: for a forked child */
 
     /* All below: who holds `owner`. */
     struct rt_joblist pending;    /* not appended yet, in order */
@@ -82,12 +79,15 @@ struct rds_conn {
     uint64_t read_through_seen;   /* of them at the last tick */
     unsigned small_reads;         /* in a row, by workers */
     bool pinging;                 /* a health check is under way */
+    bool spoiled;                 /* a command of it went home unwanted */
 
     struct rds_resolve *resolve;
     const struct addrinfo *address; /* the next to try */
     int fd;                       /* while connecting; then it is ctx's */
     uint64_t connect_by, retry_at;
     unsigned failures;            /* in a row */
+    uint64_t answers_seen;        /* channel->answers when it asked for credentials */
+    bool asking;                  /* counted in channel->asking */
     bool single_auth;             /* AUTH takes one argument here */
     char *username, *password;    /* for the next handshake */
     uint8_t steps[RDS_STEPS];     /* handshake replies awaited */
@@ -97,6 +97,8 @@ struct rds_conn {
 };
 
 int rds_conn_new(struct rds_channel *channel, struct rds_conn **out);
+/* The same on zeroed memory of the caller's. */
+void rds_conn_init(struct rds_conn *conn, struct rds_channel *channel);
 void rds_conn_free(struct rds_conn *conn);
 
 /* Try to hold conn.  When false, the holder goes round once more.
@@ -113,6 +115,12 @@ static inline enum rds_conn_state rds_conn_state(const struct rds_conn *conn)
 
 /* Whether the channel or its pool is being closed. */
 bool rds_conn_closing(const struct rds_conn *conn);
+
+/* Whether the shared connection is to be closed and made anew. */
+static inline bool rds_conn_leaving(const struct rds_conn *conn)
+{
+    return conn->lease == NULL && atomic_load(&conn->channel->disconnect) != 0;
+}
 
 /* Handle what has come for conn.  Thread: worker. */
 void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *worker);

@@ -13,6 +13,7 @@
 
 #include "rds_cmd.h"
 #include "rds_conn.h"
+#include "rds_lease.h"
 
 enum step { STEP_HELLO, STEP_AUTH, STEP_SETNAME, STEP_SETINFO, STEP_SELECT };
 
@@ -46,8 +47,21 @@ void rds_connect_forget(struct rds_conn *conn)
     wipe(&conn->password);
 }
 
+/* conn does not wait for credentials any more; the last one wipes them. */
+static void stop_asking(struct rds_conn *conn)
+{
+    struct rds_channel *channel = conn->channel;
+
+    if (!conn->asking)
+        return;
+    conn->asking = false;
+    if (atomic_fetch_sub(&channel->asking, 1) == 1)
+        rds_credentials_free(atomic_exchange(&channel->credentials, NULL));
+}
+
 void rds_connect_close(struct rds_conn *conn)
 {
+    stop_asking(conn);
     if (conn->resolve != NULL) {
         if (conn->resolve->fd >= 0)
             rt_source_unwatch(&conn->source, conn->resolve->fd);
@@ -55,6 +69,8 @@ void rds_connect_close(struct rds_conn *conn)
         conn->resolve = NULL;
         conn->address = NULL;
     }
+    /* First: a fork in between must not find the number of what is another's. */
+    atomic_store(&conn->sock, -1);
     if (conn->fd >= 0) {
         rt_source_unwatch(&conn->source, conn->fd);
         close(conn->fd);
@@ -382,6 +398,7 @@ static int dial(struct rds_conn *conn, const struct sockaddr *address, socklen_t
     conn->fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (conn->fd < 0)
         return errno;
+    atomic_store(&conn->sock, conn->fd);
     if (address->sa_family != AF_UNIX && tune(options_of(conn), conn->fd) < 0)
         goto fail;
     if (connect(conn->fd, address, len) < 0 && errno != EINPROGRESS)
@@ -392,6 +409,7 @@ static int dial(struct rds_conn *conn, const struct sockaddr *address, socklen_t
     return 0;
 fail:
     saved = errno;
+    atomic_store(&conn->sock, -1);
     close(conn->fd);
     conn->fd = -1;
     return saved;
@@ -440,6 +458,8 @@ static void resolved(struct rds_conn *conn, uint64_t now)
         rds_connect_failed(conn, RT_ECONNECT, text, now);
         return;
     }
+    if (conn->lease != NULL)
+        rds_lease_looked_up(conn->lease);
     conn->address = conn->resolve->addresses;
     conn->last_error = 0;
     dial_next(conn, now);
@@ -463,6 +483,7 @@ static void connected_or_not(struct rds_conn *conn, uint64_t now)
         return;
     }
     rt_source_unwatch(&conn->source, conn->fd);
+    atomic_store(&conn->sock, -1);
     close(conn->fd);
     conn->fd = -1;
     conn->last_error = error;
@@ -478,6 +499,10 @@ static void look_up(struct rds_conn *conn, uint64_t now)
 
     if (options_of(conn)->path != NULL) {
         dial_unix(conn, now);
+        return;
+    }
+    if (conn->lease != NULL && rds_lease_known_address(conn->lease, now)) {
+        resolved(conn, now);
         return;
     }
     err = rds_resolve_start(options_of(conn)->host, options_of(conn)->port, &conn->resolve);
@@ -504,30 +529,57 @@ void rds_connect_begin(struct rds_conn *conn, uint64_t now)
         look_up(conn, now);
         return;
     }
-    rds_credentials_free(atomic_exchange(&channel->credentials, NULL)); /* of an earlier try */
+    /* In this order: an answer that is dropped because nobody asks is seen here.
+     * Partner: rds_channel_credentials(). */
+    conn->asking = true;
+    atomic_fetch_add(&channel->asking, 1);
+    conn->answers_seen = atomic_load(&channel->answers);
     rds_conn_move(conn, RDS_CONN_CREDENTIALS);
     err = channel->credentials_needed(channel->user, conn->pending.head->mailbox);
     if (err != RT_OK)
         rds_connect_failed(conn, err, "no memory to ask for credentials", now);
 }
 
+/* The answer, copied.  0; RT_EFULL: not there yet; or what is wrong. */
+static int copy_answer(struct rds_conn *conn)
+{
+    struct rds_channel *channel = conn->channel;
+    struct rds_credentials *c, *none = NULL;
+    int err;
+
+    if (atomic_load(&channel->answers) == conn->answers_seen)
+        return RT_EFULL;
+    c = atomic_exchange(&channel->credentials, NULL);
+    if (c == NULL) { /* another connection is copying it */
+        rt_source_attend(&conn->source, 0);
+        return RT_EFULL;
+    }
+    err = c->err;
+    wipe(&conn->username);
+    wipe(&conn->password);
+    if (err == RT_OK) {
+        conn->username = c->username != NULL ? strdup(c->username) : NULL;
+        conn->password = strdup(c->password);
+        if (conn->password == NULL || (c->username != NULL && conn->username == NULL))
+            err = RT_ENOMEM;
+    }
+    /* Back for the others, unless a newer one has come. */
+    if (!atomic_compare_exchange_strong(&channel->credentials, &none, c))
+        rds_credentials_free(c);
+    return err;
+}
+
 static void credentials_came(struct rds_conn *conn, uint64_t now)
 {
-    struct rds_credentials *c = atomic_exchange(&conn->channel->credentials, NULL);
+    int err = copy_answer(conn);
 
-    if (c == NULL)
+    if (err == RT_EFULL)
         return;
-    if (c->err != RT_OK) {
-        rds_connect_failed(conn, c->err, "the credential provider failed", now);
-    } else {
-        wipe(&conn->username);
-        wipe(&conn->password);
-        conn->username = c->username;
-        conn->password = c->password;
-        c->username = c->password = NULL;
+    stop_asking(conn);
+    if (err != RT_OK)
+        rds_connect_failed(conn, err, "the credential provider failed", now);
+    else
         look_up(conn, now);
-    }
-    rds_credentials_free(c);
 }
 
 void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now)

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "rds_conn.h"
+#include "rds_lease.h"
 
 #ifndef RDS_MUTANT_MATCH
 #define RDS_MUTANT_MATCH 0 /* 1: a planted bug, see match() */
@@ -29,8 +30,12 @@
 
 void rds_exchange_flush(struct rds_conn *conn)
 {
-    if (conn->home.head != NULL)
-        rt_mailbox_post(conn->home.head->mailbox, &conn->home);
+    if (conn->home.head == NULL)
+        return;
+    /* Before its caller knows: the next call must find the lease given back. */
+    if (conn->lease != NULL)
+        rds_lease_finished(conn->lease);
+    rt_mailbox_post(conn->home.head->mailbox, &conn->home);
 }
 
 static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
@@ -42,7 +47,9 @@ static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
         conn->tombstones--;
         return;
     }
-    if (rt_job_finish(&job->base, err) && err != RT_OK)
+    if (!rt_job_finish(&job->base, err))
+        conn->spoiled = true;
+    else if (err != RT_OK)
         rt_count(&stats->errors, 1);
     if (conn->home.head != NULL && (conn->home.head->mailbox != job->base.mailbox ||
                                     conn->home.count >= HOME_CHUNK))
@@ -116,6 +123,8 @@ static bool append(struct rds_conn *conn, bool begun)
             }
             job->start = conn->appended;
             job->end = job->start + job->request_len;
+            if (conn->lease != NULL)
+                rds_lease_sending(conn->lease, job);
         }
         n = job->request_len - conn->head_sent;
         if (n > OUT_CHUNK)
@@ -140,7 +149,7 @@ bool rds_exchange_write(struct rds_conn *conn)
     redisContext *c = conn->ctx;
     struct rds_stats *stats = &conn->channel->stats;
     bool may_append = rds_conn_state(conn) == RDS_CONN_READY && !conn->pinging;
-    bool leaving = atomic_load(&conn->channel->disconnect) != 0;
+    bool leaving = rds_conn_leaving(conn);
     bool progress = false;
     unsigned turns;
     int done = 1;
@@ -213,6 +222,7 @@ static ssize_t read_socket(redisContext *c, char *buf, size_t cap)
 
 static ssize_t write_socket(redisContext *c)
 {
+    struct rds_conn *conn = c->privdata;
     ssize_t n;
 
     do {
@@ -223,6 +233,11 @@ static ssize_t write_socket(redisContext *c)
         return n;
     if (errno == EAGAIN || errno == EWOULDBLOCK)
         return 0;
+    if (rds_conn_state(conn) == RDS_CONN_HANDSHAKE && (errno == EPIPE || errno == ECONNRESET)) {
+        /* A server that is full says so and closes: let it be read why. */
+        conn->readable = conn->hung_up = true;
+        return 0;
+    }
     c->err = REDIS_ERR_IO;
     snprintf(c->errstr, sizeof c->errstr, "%s", strerror(errno));
     return -1;

@@ -13,6 +13,9 @@
 #include "../runtime/rt_job.h"
 #include "rds_reply.h"
 
+struct rds_lease;
+void rds_lease_unref(struct rds_lease *lease);
+
 #define RDS_INLINE 136 /* bytes of a command or reply kept in the job itself */
 
 struct rds_job {
@@ -21,6 +24,10 @@ struct rds_job {
     size_t request_len;
     uint64_t start, end; /* place in the stream, valid once appended */
     struct rds_arena reply;
+    /* Of a command that has a connection for itself (rds_lease.h). */
+    struct rds_lease *_Atomic lease; /* the one it was given, kept until rds_job_fini() */
+    uint64_t patience; /* ns it may take from when it is sent */
+    bool leased;       /* it was submitted as one */
     bool maybe_run;  /* it failed, but the server may have run it */
     bool tombstone;  /* stands for a timed-out job whose reply is due */
     char inline_bytes[RDS_INLINE];
@@ -38,6 +45,9 @@ static inline void rds_job_init(struct rds_job *job, struct rt_mailbox *mailbox,
     job->request = job->inline_bytes;
     job->request_len = 0;
     job->start = job->end = 0;
+    atomic_init(&job->lease, NULL);
+    job->patience = RT_NEVER;
+    job->leased = false;
     job->maybe_run = job->tombstone = false;
     rds_arena_init(&job->reply, job->inline_bytes, RDS_INLINE);
 }
@@ -49,6 +59,8 @@ static inline void rds_job_fini(struct rds_job *job)
         free(job->request);
     job->request = job->inline_bytes;
     rds_arena_free(&job->reply);
+    if (job->leased && atomic_load(&job->lease) != NULL)
+        rds_lease_unref(atomic_exchange(&job->lease, NULL));
 }
 
 #endif

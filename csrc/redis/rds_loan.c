@@ -21,7 +21,7 @@
  * what has come.
  *
  * Who moves a loan holds the connection's `owner`. */
-#include "rds_conn.h"
+#include "rds_lease.h"
 
 #define TICK (4 * RT_MS)
 #define SMALL ((size_t)4 << 10) /* bytes of a read: below it is worth lending */
@@ -32,8 +32,11 @@
 static void drop(struct rt_source *src)
 {
     struct rds_conn *conn = RT_CONTAINER_OF(src, struct rds_conn, source);
+    struct rds_channel *channel = conn->channel;
 
-    rds_channel_unref(conn->channel);
+    if (conn->lease != NULL)
+        rds_lease_unref(conn->lease);
+    rds_channel_unref(channel);
 }
 
 /* The socket of a lent connection is ready.  Thread: the mailbox's owner. */
@@ -60,6 +63,8 @@ static void read_through(struct rt_source *src, uint32_t what)
         hand_over = true; /* a note: it is a worker's */
     if (hand_over)
         rt_source_attend(&conn->source, RT_READABLE);
+    if (conn->lease != NULL)
+        rds_lease_was_read(conn->lease);
 }
 
 void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now)
@@ -88,10 +93,14 @@ void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now)
     loan->drop = drop;
     rt_source_unwatch(&conn->source, conn->ctx->fd);
     rds_channel_ref(conn->channel); /* the loan's */
+    if (conn->lease != NULL)
+        rds_lease_ref(conn->lease);
     conn->loan = loan;
     if (rt_mailbox_lend(loan) != RT_OK) {
         conn->loan = NULL;
-        rds_channel_unref(conn->channel); /* never the last */
+        if (conn->lease != NULL)
+            rds_lease_unref(conn->lease); /* never the last, nor here */
+        rds_channel_unref(conn->channel);
         free(loan);
         if (rt_source_watch(&conn->source, conn->ctx->fd, false, false) != RT_OK)
             rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");

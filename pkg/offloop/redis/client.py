@@ -17,6 +17,7 @@ from redis.exceptions import (
     ConnectionError,
     DataError,
     InvalidResponse,
+    MaxConnectionsError,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -56,6 +57,7 @@ _core._setup_redis(
     parse_error=BaseParser.parse_error,
     redis_error=RedisError,
     connection_error=ConnectionError,
+    max_connections_error=MaxConnectionsError,
     timeout_error=TimeoutError,
     data_error=DataError,
     invalid_response=InvalidResponse,
@@ -148,8 +150,11 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             (times the socket was lent to it for that), ``wakeups``, ``eventfd_writes``, ``queue_depth``,
             ``queue_high_water``, ``connections``, ``connects``, ``connect_failures``,
             ``losses``, ``bytes_in``, ``bytes_out``, ``errors``, ``timeouts``,
-            ``cancelled``, ``dropped_replies``, ``pushes``, ``retained_unsent`` and
-            ``pool``, which is the pool's stats(). Always counted; may be called from
+            ``cancelled``, ``dropped_replies``, ``pushes``, ``retained_unsent``;
+            ``blocking_commands``, ``leases`` (connections for one of them each, open
+            now), ``leases_idle``, ``leases_high_water``, ``leases_opened``,
+            ``waiting_for_lease`` (commands); and ``pool``, which is the pool's stats().
+            Always counted; may be called from
             any thread. Empty but for ``pool`` where the connection pool is redis-py's.
         """
         connection_pool = self.connection_pool

@@ -9,6 +9,7 @@ a connection to itself: pipelines, pub/sub, blocking commands.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, TypeVar
 
 import redis.asyncio.connection as base
@@ -68,6 +69,7 @@ class NativeChannel:
     # The parts of a redis-py connection pool that are used here.
     connection_class: Any
     connection_kwargs: dict[str, Any]
+    max_connections: int
 
     _offloop_shared: Pool | None = None  # given by the program
     _offloop_own: Pool | None = None  # made here
@@ -119,9 +121,20 @@ class NativeChannel:
         connection = self.connection_class(**self.connection_kwargs)
         self._offloop_provider = connection.credential_provider
         self._offloop_channel = _core.Channel(
-            self.pool, channel_options(connection, self._credentials_needed)
+            self.pool,
+            {**channel_options(connection, self._credentials_needed), **self._lease_options()},
         )
         return self._offloop_channel
+
+    def _lease_options(self) -> dict[str, Any]:
+        """How many connections blocking commands may have, and how long they wait for one."""
+        if isinstance(self, base.BlockingConnectionPool):
+            wait = self.timeout
+            return {
+                "max_connections": self.max_connections,
+                "connection_wait": math.inf if wait is None else max(wait, 0.000001),
+            }
+        return {"max_connections": self.max_connections}
 
     def _credentials_needed(self, channel: _core.Channel, loop: asyncio.AbstractEventLoop) -> None:
         """Called in a loop that has a command waiting for a connection."""
@@ -190,9 +203,9 @@ class ConnectionPool(NativeChannel, base.ConnectionPool):
         self._configure(workers, pool)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; those of the channel once it is quiet."""
+        """Close the connections; the shared one of the channel once it is quiet."""
         if self._offloop_channel is not None:
-            self._offloop_channel.disconnect()
+            self._offloop_channel.disconnect(inuse_connections)
         await super().disconnect(inuse_connections)
 
     async def aclose(self) -> None:
@@ -215,9 +228,9 @@ class BlockingConnectionPool(NativeChannel, base.BlockingConnectionPool):
         self._configure(workers, pool)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; those of the channel once it is quiet."""
+        """Close the connections; the shared one of the channel once it is quiet."""
         if self._offloop_channel is not None:
-            self._offloop_channel.disconnect()
+            self._offloop_channel.disconnect(inuse_connections)
         await super().disconnect(inuse_connections)
 
     async def aclose(self) -> None:

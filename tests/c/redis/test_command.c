@@ -20,7 +20,7 @@ static size_t split(char *line, const char **argv, size_t *lens)
     return argc;
 }
 
-static bool shared(const char *text, bool lower)
+static enum rds_sharing decide(const char *text, bool lower)
 {
     const char *argv[WORDS + 4];
     size_t lens[WORDS + 4], i;
@@ -30,7 +30,7 @@ static bool shared(const char *text, bool lower)
     for (i = 0; lower && line[i] != '\0'; i++)
         line[i] = (char)tolower((unsigned char)line[i]);
     i = split(line, argv, lens);
-    return rds_command_shared(i, argv, lens);
+    return rds_command_decide(i, argv, lens);
 }
 
 static const char *const may_share[] = {
@@ -49,9 +49,15 @@ static const char *const may_share[] = {
     "GETEX k", "SELECTED", "MULTIX", "BLPOPS", "AUTHX", "WAITX", "BLPO", "",
 };
 
-static const char *const must_not_share[] = {
+static const char *const wait_for_the_server[] = {
     "BLPOP l 0", "BRPOP l 0", "BLMOVE a b LEFT RIGHT 0", "BRPOPLPUSH a b 0", "BLMPOP 0 1 l LEFT",
-    "BZPOPMIN z 0", "BZPOPMAX z 0", "BZMPOP 0 1 z MIN", "WAIT 1 0", "WAITAOF 1 1 0",
+    "BZPOPMIN z 0", "BZPOPMAX z 0", "BZMPOP 0 1 z MIN", "BLMOVEM a b LEFT RIGHT 0", "BLPOP",
+    "XREAD BLOCK 0 STREAMS s 0", "XREAD COUNT 1 BLOCK 0 STREAMS s 0",
+    "XREADGROUP GROUP g c BLOCK 0 STREAMS s >", "XREADGROUP GROUP g c NOACK BLOCK 0 STREAMS s >",
+};
+
+static const char *const keep_a_connection[] = {
+    "WAIT 1 0", "WAITAOF 1 1 0",
     "SUBSCRIBE c", "PSUBSCRIBE c", "SSUBSCRIBE c", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
     "MONITOR", "SYNC", "PSYNC ? -1", "REPLCONF x", "REPLICAOF a 1", "SLAVEOF a 1", "SHUTDOWN",
     "MULTI", "EXEC", "DISCARD", "WATCH k", "UNWATCH", "SELECT 1", "AUTH p", "HELLO 3", "RESET",
@@ -59,40 +65,43 @@ static const char *const must_not_share[] = {
     "CLIENT SETNAME x", "CLIENT GETNAME", "CLIENT REPLY OFF",
     "CLIENT TRACKING ON", "CLIENT CACHING YES", "CLIENT TRACKINGINFO", "CLIENT GETREDIR",
     "CLIENT NO-EVICT ON", "CLIENT NO-TOUCH ON", "CLIENT SETINFO LIB-NAME x", "CLIENT WHATEVER",
-    "XREAD BLOCK 0 STREAMS s 0", "XREAD COUNT 1 BLOCK 0 STREAMS s 0",
-    "XREADGROUP GROUP g c BLOCK 0 STREAMS s >", "XREADGROUP GROUP g c NOACK BLOCK 0 STREAMS s >",
     "SCRIPT DEBUG YES",
 };
 
 static void by_name(void)
 {
     MT_EQ(rds_command_sharing("get", 3), RDS_SHARED);
-    MT_EQ(rds_command_sharing("blpop", 5), RDS_LEASED);
+    MT_EQ(rds_command_sharing("blpop", 5), RDS_BLOCKING);
     MT_EQ(rds_command_sharing("Client", 6), RDS_DEPENDS);
     MT_EQ(rds_command_sharing("", 0), RDS_SHARED);
     /* The length counts, not what comes after it. */
-    MT_EQ(rds_command_sharing("SELECTED", 6), RDS_LEASED);
+    MT_EQ(rds_command_sharing("SELECTED", 6), RDS_STATEFUL);
     MT_EQ(rds_command_sharing("SELECT", 5), RDS_SHARED);
     MT_EQ(rds_command_sharing("MULTI\0", 6), RDS_SHARED);
 }
 
-int main(void)
+static void all(const char *const *commands, size_t count, enum rds_sharing wanted)
 {
     size_t i;
     int lower;
 
-    mt_seed();
-    by_name();
-    MT_CHECK(rds_command_shared(0, NULL, NULL));
     for (lower = 0; lower < 2; lower++) {
-        for (i = 0; i < sizeof may_share / sizeof *may_share; i++) {
-            if (!MT_CHECK(shared(may_share[i], lower)))
-                fprintf(stderr, "    %s\n", may_share[i]);
-        }
-        for (i = 0; i < sizeof must_not_share / sizeof *must_not_share; i++) {
-            if (!MT_CHECK(!shared(must_not_share[i], lower)))
-                fprintf(stderr, "    %s\n", must_not_share[i]);
+        for (i = 0; i < count; i++) {
+            if (!MT_EQ(decide(commands[i], lower), wanted))
+                fprintf(stderr, "    %s\n", commands[i]);
         }
     }
+}
+
+#define ALL(commands, wanted) all(commands, sizeof (commands) / sizeof *(commands), wanted)
+
+int main(void)
+{
+    mt_seed();
+    by_name();
+    MT_EQ(rds_command_decide(0, NULL, NULL), RDS_SHARED);
+    ALL(may_share, RDS_SHARED);
+    ALL(wait_for_the_server, RDS_BLOCKING);
+    ALL(keep_a_connection, RDS_STATEFUL);
     return mt_report("command");
 }
