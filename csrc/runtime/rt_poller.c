@@ -20,6 +20,7 @@ int rt_poller_init(struct rt_poller *p)
     p->epfd = p->bellfd = -1;
     rt_stack_init(&p->attention);
     rt_stack_init(&p->retired);
+    rt_stack_init(&p->lowered);
     atomic_init(&p->sleep, AWAKE);
     atomic_init(&p->next_due, RT_NEVER);
     atomic_init(&p->own_due, RT_NEVER);
@@ -66,6 +67,7 @@ void rt_poller_fini(struct rt_poller *p)
 {
     rt_poller_free_retired(p);
     rt_poller_shut(p);
+    rt_dues_fini(&p->dues);
     pthread_mutex_destroy(&p->lock);
 }
 
@@ -110,15 +112,20 @@ bool rt_poller_close(struct rt_poller *p)
 
 int rt_source_add(struct rt_poller *p, struct rt_source *src)
 {
+    int err;
+
     src->poller = p;
     src->prev = NULL;
     atomic_init(&src->rung, 0);
     atomic_init(&src->what, 0);
     atomic_init(&src->due, RT_NEVER);
+    atomic_init(&src->lowered, 0);
+    src->place = 0;
     pthread_mutex_lock(&p->lock);
-    if (p->closed) {
+    if (p->closed || !rt_dues_reserve(&p->dues, atomic_load(&p->count) + 1)) {
+        err = p->closed ? RT_ECLOSED : RT_ENOMEM;
         pthread_mutex_unlock(&p->lock);
-        return RT_ECLOSED;
+        return err;
     }
     src->next = p->sources;
     if (src->next != NULL)
@@ -127,6 +134,22 @@ int rt_source_add(struct rt_poller *p, struct rt_source *src)
     atomic_fetch_add(&p->count, 1);
     pthread_mutex_unlock(&p->lock);
     return RT_OK;
+}
+
+/* Put what was lowered where it belongs.  Thread: who holds the lock. */
+static void absorb(struct rt_poller *p)
+{
+    struct rt_node *node = rt_stack_take(&p->lowered);
+
+    while (node != NULL) {
+        struct rt_source *src = RT_CONTAINER_OF(node, struct rt_source, lowered_node);
+
+        node = node->next;
+        /* Before looking: who lowers it later must push it again.
+         * Partner: the exchange in rt_source_due(). */
+        atomic_exchange(&src->lowered, 0);
+        rt_dues_put(&p->dues, src, atomic_load(&src->due));
+    }
 }
 
 bool rt_source_retire(struct rt_source *src)
@@ -139,12 +162,23 @@ bool rt_source_retire(struct rt_source *src)
     if (atomic_exchange(&src->rung, 1) != 0)
         return false;
     pthread_mutex_lock(&p->lock);
+    absorb(p);
+    pthread_mutex_unlock(&p->lock);
+    /* Lowered for ever, likewise.  Partner: the exchange in rt_source_due(). */
+    if (atomic_exchange(&src->lowered, 1) != 0) {
+        /* Somebody lowers it at this moment. */
+        atomic_exchange(&src->rung, 0);
+        rt_source_attend(src, 0);
+        return false;
+    }
+    pthread_mutex_lock(&p->lock);
     if (src->prev != NULL)
         src->prev->next = src->next;
     else
         p->sources = src->next;
     if (src->next != NULL)
         src->next->prev = src->prev;
+    rt_dues_remove(&p->dues, src);
     atomic_fetch_sub(&p->count, 1);
     pthread_mutex_unlock(&p->lock);
     rt_stack_push(&p->retired, &src->retired_node);
@@ -167,10 +201,15 @@ void rt_source_attend(struct rt_source *src, uint32_t what)
 
 void rt_source_due(struct rt_source *src, uint64_t when)
 {
+    struct rt_poller *p = src->poller;
+
     if (!rt_atomic_min(&src->due, when))
         return;
-    if (rt_atomic_min(&src->poller->next_due, when))
-        rt_poller_bell(src->poller);
+    /* Partner: the exchange in absorb(). */
+    if (atomic_exchange(&src->lowered, 1) == 0)
+        rt_stack_push(&p->lowered, &src->lowered_node);
+    if (rt_atomic_min(&p->next_due, when))
+        rt_poller_bell(p);
 }
 
 int rt_source_watch(struct rt_source *src, int fd, bool write, bool known)
@@ -194,7 +233,7 @@ void rt_source_unwatch(struct rt_source *src, int fd)
 static void find_due(struct rt_poller *p, uint64_t now)
 {
     struct rt_source *src;
-    uint64_t own;
+    uint64_t own, when = RT_NEVER, due;
 
     /* Raise first: whoever lowers `due` after we have looked lowers next_due
      * after this.  Partner: rt_source_due(), rt_poller_due(). */
@@ -203,17 +242,20 @@ static void find_due(struct rt_poller *p, uint64_t now)
     if (own > now)
         rt_atomic_min(&p->next_due, own);
     pthread_mutex_lock(&p->lock);
-    for (src = p->sources; src != NULL; src = src->next) {
-        uint64_t due = atomic_load(&src->due);
-
+    absorb(p);
+    while ((src = rt_dues_next(&p->dues, &when)) != NULL && when <= now) {
+        rt_dues_remove(&p->dues, src);
+        due = atomic_load(&src->due);
         if (due <= now) {
             /* Its handler sets it anew. */
             atomic_store(&src->due, RT_NEVER);
             rt_source_attend(src, RT_DUE);
         } else {
-            rt_atomic_min(&p->next_due, due);
+            rt_dues_put(&p->dues, src, due);
         }
     }
+    if (src != NULL)
+        rt_atomic_min(&p->next_due, when);
     pthread_mutex_unlock(&p->lock);
 }
 
