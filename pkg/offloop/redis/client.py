@@ -147,15 +147,14 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             A dict of counters: ``workers``, ``commands``, ``replies``, ``batches`` and
             ``mean_batch`` (replies a read), ``writes``, ``inline_sends`` (of them by
             the calling thread), ``inline_reads`` (reads by the loop's thread), ``loans``
-            (times the socket was lent to it for that), ``wakeups``, ``eventfd_writes``, ``queue_depth``,
-            ``queue_high_water``, ``connections``, ``connects``, ``connect_failures``,
-            ``losses``, ``bytes_in``, ``bytes_out``, ``errors``, ``timeouts``,
-            ``cancelled``, ``dropped_replies``, ``pushes``, ``retained_unsent``;
-            ``blocking_commands``, ``leases`` (connections for one of them each, open
-            now), ``leases_idle``, ``leases_high_water``, ``leases_opened``,
-            ``waiting_for_lease`` (commands); and ``pool``, which is the pool's stats().
-            Always counted; may be called from
-            any thread. Empty but for ``pool`` where the connection pool is redis-py's.
+            (times a socket was lent to it for that), ``wakeups``, ``eventfd_writes``,
+            ``queue_depth``, ``queue_high_water``, ``connections``, ``connects``,
+            ``connect_failures``, ``losses``, ``bytes_in``, ``bytes_out``, ``errors``,
+            ``timeouts``, ``cancelled``, ``dropped_replies``, ``pushes``,
+            ``retained_unsent``; ``blocking_commands``, ``leases`` (connections for one
+            of them each, open now), ``leases_idle``, ``leases_high_water``,
+            ``leases_opened``, ``waiting_for_lease`` (commands); and ``pool``, which is
+            the pool's stats(). Always counted; may be called from any thread. Empty but for ``pool`` where the connection pool is redis-py's.
         """
         connection_pool = self.connection_pool
         if isinstance(connection_pool, NativeChannel):
