@@ -154,7 +154,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             ``retained_unsent``; ``blocking_commands``, ``leases`` (connections for one
             of them each, open now), ``leases_idle``, ``leases_high_water``,
             ``leases_opened``, ``waiting_for_lease`` (commands); and ``pool``, which is
-            the pool's stats(). Always counted; may be called from any thread. Empty but for ``pool`` where the connection pool is redis-py's.
+            the pool's stats(). Always counted; may be called from any thread. Empty
+            but for ``pool`` where the connection pool is redis-py's.
         """
         connection_pool = self.connection_pool
         if isinstance(connection_pool, NativeChannel):
