@@ -36,6 +36,7 @@
 #define RDS_LEASE_H
 
 #include "rds_conn.h"
+#include "rds_slots.h"
 
 enum rds_lease_state { RDS_LEASE_TAKEN = 0, RDS_LEASE_IDLE, RDS_LEASE_DEAD };
 
@@ -53,16 +54,6 @@ struct rds_lease {
     struct rds_lease **slot;         /* its place in the lessor's table */
     bool listed;                     /* among the idle ones */
     bool dialing;                    /* counted in lessor->dialing */
-};
-
-#define RDS_SLOTS 64
-
-/* All leases of a lessor, for closing and for a forked child: blocks are only
- * ever added, so the child can read them whatever its parent was at. */
-struct rds_slots {
-    struct rds_lease *lease[RDS_SLOTS];
-    unsigned used;
-    struct rds_slots *_Atomic next;
 };
 
 struct rds_lessor {

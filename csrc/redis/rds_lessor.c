@@ -47,15 +47,10 @@ int rds_lessor_new(struct rds_channel *channel, struct rds_lessor **out)
 
 void rds_lessor_free(struct rds_lessor *lessor)
 {
-    struct rds_slots *block, *next;
-
     if (lessor == NULL)
         return;
     rds_resolve_release(atomic_exchange(&lessor->address, NULL));
-    for (block = atomic_load(&lessor->slots.next); block != NULL; block = next) {
-        next = atomic_load(&block->next);
-        free(block);
-    }
+    rds_slots_fini(&lessor->slots);
     free(lessor);
 }
 
@@ -95,53 +90,6 @@ static void waited_enough(struct rds_lessor *lessor, struct rt_job *base)
               "No connection available: all %u of max_connections to %.120s are in use; the "
               "command was not sent, so it was not executed",
               lessor->channel->options.max_leases, rds_channel_endpoint(lessor->channel));
-}
-
-/* ---- the table ---------------------------------------------------------- */
-
-static struct rds_lease **free_slot(struct rds_lessor *lessor)
-{
-    struct rds_slots *block = &lessor->slots, *next;
-    unsigned i;
-
-    while (block->used == RDS_SLOTS) {
-        next = atomic_load(&block->next);
-        if (next == NULL) {
-            next = calloc(1, sizeof *next);
-            if (next == NULL)
-                return NULL;
-            atomic_store(&block->next, next);
-        }
-        block = next;
-    }
-    for (i = 0; block->lease[i] != NULL; i++) {
-    }
-    block->used++;
-    return &block->lease[i];
-}
-
-static void clear_slot(struct rds_lessor *lessor, struct rds_lease **slot)
-{
-    struct rds_slots *block = &lessor->slots;
-
-    *slot = NULL;
-    while (slot < block->lease || slot >= block->lease + RDS_SLOTS)
-        block = atomic_load(&block->next);
-    block->used--;
-}
-
-/* Call act for every lease. */
-static void for_each(struct rds_lessor *lessor, void (*act)(struct rds_lease *lease))
-{
-    struct rds_slots *block;
-    unsigned i;
-
-    for (block = &lessor->slots; block != NULL; block = atomic_load(&block->next)) {
-        for (i = 0; i < RDS_SLOTS; i++) {
-            if (block->lease[i] != NULL)
-                act(block->lease[i]);
-        }
-    }
 }
 
 /* ---- idle leases -------------------------------------------------------- */
@@ -221,7 +169,7 @@ static void take_reports(struct rds_lessor *lessor)
                 break;
             unlist(lessor, lease);
             stopped_dialing(lessor, lease);
-            clear_slot(lessor, lease->slot);
+            rds_slots_clear(&lessor->slots, lease->slot);
             rt_count_own(&lessor->open, (uint64_t)-1);
             rds_lease_unref(lease);
             break;
@@ -293,14 +241,14 @@ static void give(struct rds_lessor *lessor, struct rds_lease *lease, struct rt_j
 
 static int open_lease(struct rds_lessor *lessor, struct rds_lease **out)
 {
-    struct rds_lease **slot = free_slot(lessor);
+    struct rds_lease **slot = rds_slots_take(&lessor->slots);
     int err;
 
     if (slot == NULL)
         return RT_ENOMEM;
     err = rds_lease_new(lessor, slot);
     if (err != RT_OK) {
-        clear_slot(lessor, slot);
+        rds_slots_clear(&lessor->slots, slot);
         return err;
     }
     *out = *slot;
@@ -386,7 +334,7 @@ static void close_down(struct rds_lessor *lessor)
     while ((base = rt_joblist_pop(&lessor->waiting)) != NULL)
         refuse(lessor, base);
     if (!lessor->told)
-        for_each(lessor, tell_to_close);
+        rds_slots_for_each(&lessor->slots, tell_to_close);
     lessor->told = true;
     if (rt_read(&lessor->open) == 0 && atomic_exchange(&lessor->closed, 1) == 0)
         rt_source_attend(&lessor->source, 0); /* a worker retires it */
@@ -400,11 +348,11 @@ static void dispatch(struct rds_lessor *lessor)
     take_reports(lessor);
     take_inbox(lessor);
     if (notes & DROP_ALL)
-        for_each(lessor, rds_lease_kill);
+        rds_slots_for_each(&lessor->slots, rds_lease_kill);
     else if (notes & DROP_IDLE)
-        for_each(lessor, drop_if_idle);
+        rds_slots_for_each(&lessor->slots, drop_if_idle);
     if (notes & ANSWER)
-        for_each(lessor, tell_if_asking);
+        rds_slots_for_each(&lessor->slots, tell_if_asking);
     if (closing(lessor)) {
         close_down(lessor);
     } else {
@@ -545,19 +493,15 @@ void rds_lessor_tell_asking(struct rds_lessor *lessor)
         rt_source_attend(&lessor->source, ANSWER);
 }
 
+static void close_copy(struct rds_lease *lease)
+{
+    int sock = atomic_load(&lease->conn.sock);
+
+    if (sock >= 0)
+        close(sock);
+}
+
 void rds_lessor_abandon(struct rds_lessor *lessor)
 {
-    const struct rds_slots *block;
-    unsigned i;
-    int sock;
-
-    for (block = &lessor->slots; block != NULL; block = atomic_load(&block->next)) {
-        for (i = 0; i < RDS_SLOTS; i++) {
-            if (block->lease[i] == NULL)
-                continue;
-            sock = atomic_load(&block->lease[i]->conn.sock);
-            if (sock >= 0)
-                close(sock);
-        }
-    }
+    rds_slots_for_each(&lessor->slots, close_copy);
 }
