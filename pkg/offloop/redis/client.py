@@ -13,6 +13,7 @@ from typing import Any
 
 import redis.asyncio.client as base
 from redis._parsers.base import BaseParser
+from redis.asyncio.client import Monitor, Pipeline, PubSub
 from redis.exceptions import (
     ConnectionError,
     DataError,
@@ -28,7 +29,7 @@ from offloop.pool import Pool
 from offloop.redis.connection import ConnectionPool, NativeChannel, adopt
 from offloop.redis.methods import native_methods
 
-__all__ = ["Redis", "StrictRedis", "from_url"]
+__all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
 
 
 def _settle_by(future: _core.Future, awaitable: Awaitable[Any]) -> None:
@@ -172,3 +173,8 @@ StrictRedis = Redis
 def from_url(url: str, **kwargs: Any) -> Redis:
     """A client configured from a URL; see Redis.from_url()."""
     return Redis.from_url(url, **kwargs)
+
+
+def __getattr__(name: str) -> Any:
+    """Whatever else redis.asyncio.client has: programs reach its parts by path."""
+    return getattr(base, name)

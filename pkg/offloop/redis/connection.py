@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 import redis.asyncio.connection as base
 from redis.asyncio.connection import (
+    AbstractConnection,
     Connection,
+    ConnectionPoolInterface,
     SSLConnection,
     UnixDomainSocketConnection,
     parse_url,
@@ -25,9 +27,11 @@ from offloop.pool import Pool
 from offloop.redis.options import channel_options, is_native
 
 __all__ = [
+    "AbstractConnection",
     "BlockingConnectionPool",
     "Connection",
     "ConnectionPool",
+    "ConnectionPoolInterface",
     "SSLConnection",
     "UnixDomainSocketConnection",
     "adopt",
@@ -252,3 +256,8 @@ def adopt(
     assert isinstance(connection_pool, ConnectionPool)
     connection_pool._configure(workers, pool)
     return connection_pool
+
+
+def __getattr__(name: str) -> Any:
+    """Whatever else redis.asyncio.connection has: programs reach its parts by path."""
+    return getattr(base, name)
