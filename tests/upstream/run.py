@@ -1,0 +1,312 @@
+"""Run redis-py's own asyncio tests on offloop.redis: only their import is swapped.
+
+    python tests/upstream/run.py [--server NAME ...] [--resp 2 3 default] [--over tcp unix]
+                                 [--jobs N] [--files test_x.py ...]
+
+For each server, protocol and transport the suite runs twice: as it is, on redis.asyncio,
+and swapped, on offloop.redis. What passes there has to pass here. The only tests left
+out are those that excluded.txt names: they look into redis.asyncio's internals, and it
+says how. None is there because it fails. At least 95 % of the tests that talk to the
+server must do so by our own connections alone, or the result would say nothing.
+
+A test that fails here is run again by itself, twice at most, before it counts, and is
+reported when it then passes: some of the suite's tests are timed.
+
+Servers: ``system`` (the redis-server that is installed), and out of Debian's packages,
+unpacked under build/, ``valkey``, ``8.0`` and ``8.6``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from inside import Job
+from packages import SOURCES, PackageError, provide
+from suite import ASYNC_TESTS, LEFT_OUT, SuiteError, certificates, prepare
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BUILD = ROOT / "build" / "upstream"
+
+OURS_AT_LEAST = 0.95
+_LIMIT = 1500.0  # seconds for one run of the suite: it hangs
+_AGAIN = 2
+
+# These go by redis-py's own cluster client, which is exported as it is.
+CLUSTER_FILES = ("test_cluster.py", "test_cluster_transaction.py")
+
+Rows = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the matrix."""
+
+    server: str
+    resp: str
+    over: str
+
+    def __str__(self) -> str:
+        return f"{self.server}-resp-{self.resp}-{self.over}"
+
+
+@dataclass
+class Verdict:
+    """What a case has shown."""
+
+    passed: int = 0
+    baseline: int = 0
+    excluded: list[str] = field(default_factory=list)
+    unneeded: list[str] = field(default_factory=list)
+    unsteady: list[str] = field(default_factory=list)
+    wrong: dict[str, str] = field(default_factory=dict)
+    talked: int = 0
+    ours: int = 0
+    mixed: int = 0
+
+
+def read_excluded(path: Path) -> dict[str, str]:
+    """Test (file::class::name, without parameters) to the reason why it is left out."""
+    excluded = {}
+    for line in path.read_text().splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, reason = line.partition("  ")
+        if not reason.strip():
+            raise SuiteError(f"{path.name}: {name} has no reason")
+        excluded[name.strip()] = reason.strip()
+    return excluded
+
+
+def bare(nodeid: str) -> str:
+    """A test's name without its folder and parameters."""
+    return nodeid.partition("[")[0].removeprefix(f"{ASYNC_TESTS}/")
+
+
+def _unshare() -> list[str]:
+    """The command that gives a process a network of its own."""
+    program = shutil.which("unshare")
+    if program is None:
+        raise SuiteError("unshare (util-linux) is needed")
+    for command in ([program, "--net"], [program, "--map-root-user", "--net"]):
+        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
+            return command
+    raise SuiteError("this machine allows no network namespaces: run as root, or in a container "
+                     "with CAP_SYS_ADMIN")  # fmt: skip
+
+
+class Runner:
+    """Runs one side of a case, in parts at the same time."""
+
+    def __init__(self, trees: dict[str, Path], options: argparse.Namespace) -> None:
+        self._trees = trees
+        self._jobs: int = options.jobs
+        self._fresh: bool = options.fresh
+        self._unshare = _unshare()
+        self._files: list[str] = options.files
+        ignored = [f"--ignore={folder}" for folder in LEFT_OUT]
+        named = [f"{ASYNC_TESTS}/{name}" for name in options.files] or [ASYNC_TESTS]
+        self._arguments = [*named, *ignored]
+
+    def _part(self, job: Job) -> tuple[int, Rows]:
+        out = Path(job.out)
+        out.unlink(missing_ok=True)
+        done = subprocess.run(
+            [*self._unshare, sys.executable, str(HERE / "inside.py")],
+            input=json.dumps(asdict(job)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not out.is_file():
+            tail = Path(job.log).read_text(errors="replace")[-3000:]
+            raise SuiteError(f"{job.log}: no results (exit {done.returncode})\n"
+                             f"{done.stdout}{done.stderr}{tail}")  # fmt: skip
+        return done.returncode, json.loads(out.read_text())
+
+    def _all(self, side: str, case: Case, server: list[str], only: Sequence[str] = ()) -> Rows:
+        folder = BUILD / "results" / str(case)
+        folder.mkdir(parents=True, exist_ok=True)
+        count = 1 if only else self._jobs
+        named = folder / f"{side}-only.txt"
+        if only:
+            named.write_text("\n".join(only))
+        tree = self._trees[side]
+        jobs = [
+            Job(
+                tree=str(tree),
+                server=server,
+                certificates=str(certificates(tree)),
+                over=case.over,
+                resp=case.resp,
+                shard=f"{number}/{count}",
+                only=str(named) if only else "",
+                out=str(folder / f"{side}-{number}.json"),
+                log=str(folder / f"{side}-{number}{'-again' if only else ''}.log"),
+                limit=_LIMIT,
+                arguments=self._arguments,
+            )
+            for number in range(count)
+        ]
+        rows: Rows = {}
+        with ThreadPoolExecutor(count) as threads:
+            for _, part in threads.map(self._part, jobs):
+                rows.update(part)
+        return rows
+
+    def baseline(self, case: Case, server: list[str]) -> Rows:
+        """How the suite ends on redis.asyncio; kept, since it depends on nothing of ours."""
+        version = subprocess.run([*server, "--version"], capture_output=True, check=False).stdout
+        installed = sorted(f"{dist.name}={dist.version}" for dist in distributions())
+        key = hashlib.sha256(
+            repr([version, installed, sys.version, self._arguments]).encode()
+            + (self._trees["redis"].parent / "stamp").read_bytes()
+            + (HERE / "inside.py").read_bytes()
+            + (HERE / "upstream_plugin.py").read_bytes()
+        ).hexdigest()
+        kept = BUILD / "results" / f"{case}-{key[:16]}.json"
+        if kept.is_file() and not self._fresh:
+            rows: Rows = json.loads(kept.read_text())
+            return rows
+        rows = self._all("redis", case, server)
+        kept.write_text(json.dumps(rows))
+        return rows
+
+    def swapped(self, case: Case, server: list[str], only: Sequence[str] = ()) -> Rows:
+        """How the suite, or a part of it, ends on offloop.redis."""
+        return self._all("offloop", case, server, only)
+
+
+def judge(
+    runner: Runner, case: Case, server: list[str], excluded: dict[str, str]
+) -> tuple[Verdict, Rows, Rows]:
+    """Run a case and compare its two sides."""
+    before = runner.baseline(case, server)
+    after = runner.swapped(case, server)
+    verdict = Verdict()
+    suspects = []
+    for test, row in before.items():
+        if row["outcome"] != "passed":
+            continue
+        verdict.baseline += 1
+        passed = after.get(test, {}).get("outcome") == "passed"
+        if bare(test) in excluded:
+            verdict.excluded.append(test)
+            if passed:
+                verdict.unneeded.append(test)
+        elif passed:
+            verdict.passed += 1
+        else:
+            suspects.append(test)
+    for _ in range(_AGAIN):
+        if not suspects:
+            break
+        again = runner.swapped(case, server, suspects)
+        for test in list(suspects):
+            if again.get(test, {}).get("outcome") == "passed":
+                suspects.remove(test)
+                verdict.unsteady.append(test)
+                verdict.passed += 1
+    for test in suspects:
+        row = after.get(test, {"outcome": "missing"})
+        verdict.wrong[test] = row.get("why", row["outcome"])
+    for test, row in after.items():
+        if not row.get("talked") or row["outcome"] not in ("passed", "failed"):
+            continue
+        if bare(test).partition("::")[0] in CLUSTER_FILES:
+            continue
+        verdict.talked += 1
+        if row["theirs"] == 0:
+            verdict.ours += 1
+        elif row["ours"]:
+            verdict.mixed += 1
+    return verdict, before, after
+
+
+def report(case: Case, verdict: Verdict, seconds: float) -> bool:
+    """Print what a case has shown; whether it is as it must be."""
+    share = verdict.ours / verdict.talked if verdict.talked else 1.0
+    print(
+        f"{case}: {verdict.passed} of {verdict.baseline - len(verdict.excluded)} pass that pass "
+        f"with redis.asyncio ({len(verdict.excluded)} left out by name); {verdict.ours} of "
+        f"{verdict.talked} that talk to the server ({share:.1%}) by our connections alone, "
+        f"{verdict.mixed} more by both; {seconds:.0f} s"
+    )
+    for test in verdict.unsteady:
+        print(f"  passes only when run again: {test}")
+    for name in sorted({bare(test) for test in verdict.unneeded}):
+        print(f"  left out by name but passes: {name}")
+    for test, why in verdict.wrong.items():
+        last = [line for line in why.splitlines() if line.startswith("E ")][-1:] or [why[:200]]
+        print(f"  FAILS: {test}\n      {last[0]}")
+    enough = share >= OURS_AT_LEAST
+    if not enough:
+        print(f"  FAILS: less than {OURS_AT_LEAST:.0%} go by our own connections alone")
+    return not verdict.wrong and enough
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--server", nargs="+", choices=["system", *SOURCES], default=["system"])
+    parser.add_argument("--resp", nargs="+", choices=["2", "3", "default"], default=["2", "3"])
+    parser.add_argument("--over", nargs="+", choices=["tcp", "unix"], default=["tcp", "unix"])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--files", nargs="+", default=[], metavar="FILE", help="only these files")
+    parser.add_argument("--fresh", action="store_true", help="run the unswapped suite anew")
+    parser.add_argument("--theirs", action="store_true", help="name tests on redis-py connections")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the matrix; 0 if everything is as it must be."""
+    options = parse(argv)
+    try:
+        runner = Runner(prepare(BUILD), options)
+        excluded = read_excluded(HERE / "excluded.txt")
+        servers = {name: provide(name, BUILD / "servers") for name in options.server}
+    except (SuiteError, PackageError) as error:
+        print(f"offloop: {error}", file=sys.stderr)
+        return 2
+    right = True
+    seen: set[str] = set()
+    for name, command in servers.items():
+        for resp in options.resp:
+            for over in options.over:
+                case = Case(name, resp, over)
+                start = time.monotonic()
+                verdict, before, after = judge(runner, case, command, excluded)
+                right &= report(case, verdict, time.monotonic() - start)
+                sys.stdout.flush()
+                seen |= {bare(test) for test in before}
+                if options.theirs:
+                    files = Counter(
+                        bare(test)
+                        for test, row in after.items()
+                        if row.get("talked") and row.get("theirs")
+                    )
+                    for test, count in sorted(files.items()):
+                        print(f"  by redis-py's connections: {test} ({count})")
+    if not options.files:
+        for name in sorted(set(excluded) - seen):
+            print(f"FAILS: excluded.txt names {name}, which the suite does not have")
+            right = False
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
