@@ -4,6 +4,7 @@
 
 #include "../redis/rds_lease.h"
 #include "bridge.h"
+#include "client_type.h"
 #include "errors.h"
 
 /* ---- options -------------------------------------------------------------------------- */
@@ -326,6 +327,29 @@ static PyObject *channel_credentials_failed(PyObject *op, PyObject *exception)
     Py_RETURN_NONE;
 }
 
+/* login(username, password): for the connections that are made from now on, those of
+ * a forked child among them. */
+static PyObject *channel_login(PyObject *op, PyObject *args)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+    const char *username = NULL, *password = NULL;
+
+    if (!PyArg_ParseTuple(args, "zs:login", &username, &password) ||
+        core_channel_check_fork(channel) < 0)
+        return NULL;
+    if (PyDict_SetItemString(channel->options, "username", PyTuple_GET_ITEM(args, 0)) < 0 ||
+        PyDict_SetItemString(channel->options, "password", PyTuple_GET_ITEM(args, 1)) < 0)
+        return NULL;
+    if (rds_channel_login(channel->rds, username, password) != RT_OK)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_send_wire(PyObject *op, PyObject *wire)
+{
+    return core_client_send_wire((struct core_channel *)op, wire);
+}
+
 static PyObject *channel_disconnect(PyObject *op, PyObject *arg)
 {
     struct core_channel *channel = (struct core_channel *)op;
@@ -541,6 +565,12 @@ static PyMethodDef channel_methods[] = {
       "disconnect($self, in_use, /)\n--\n\n"
       "Close the shared connection once it is quiet, and the idle ones of blocking\n"
       "commands, with in_use the others too; the next command makes a new one." },
+    { "login", channel_login, METH_VARARGS,
+      "login($self, username, password, /)\n--\n\n"
+      "Log in with these from the next connection on; those that are open stay." },
+    { "_send_wire", channel_send_wire, METH_O,
+      "_send_wire($self, wire, /)\n--\n\n"
+      "Send one command, encoded already, over the shared connection; a Future." },
     { "credentials", channel_credentials, METH_VARARGS,
       "credentials($self, username, password, /)\n--\n\nAnswer the provider's call." },
     { "credentials_failed", channel_credentials_failed, METH_O,

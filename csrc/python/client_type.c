@@ -386,6 +386,46 @@ PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject
     return execute_native(client, bridge, loop, &call, declined);
 }
 
+PyObject *core_client_send_wire(struct core_channel *channel, PyObject *wire)
+{
+    struct core_bridge *bridge;
+    PyObject *loop = NULL, *fut;
+    struct core_job *job;
+    char *bytes;
+    Py_ssize_t len;
+
+    if (PyBytes_AsStringAndSize(wire, &bytes, &len) < 0 || core_channel_check_fork(channel) < 0)
+        return NULL;
+    bridge = core_bridge_of(channel->pool, &loop);
+    if (bridge == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+        return NULL;
+    }
+    job = core_bridge_job(bridge, channel->timeout != RT_NEVER
+                                      ? rt_after(rt_now(), channel->timeout) : RT_NEVER);
+    if (job == NULL)
+        return NULL;
+    fut = core_future_new(channel->st, loop, bridge->debug);
+    if (fut != NULL && len > RDS_INLINE && (job->rds.request = malloc((size_t)len)) == NULL) {
+        job->rds.request = job->rds.inline_bytes;
+        Py_CLEAR(fut);
+        PyErr_NoMemory();
+    }
+    if (fut == NULL) {
+        core_bridge_recycle(bridge, job);
+        return NULL;
+    }
+    memcpy(job->rds.request, bytes, (size_t)len);
+    job->rds.request_len = (size_t)len;
+    ((struct core_future *)fut)->owner = Py_NewRef(channel);
+    job->finish = finish_command;
+    job->send = send_command;
+    if (core_bridge_send(bridge, job, fut) < 0)
+        Py_CLEAR(fut);
+    return fut;
+}
+
 /* ---- attributes ----------------------------------------------------------------------------- */
 
 static PyObject *get_or_raise(PyObject *value, const char *name)

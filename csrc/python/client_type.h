@@ -42,6 +42,11 @@ int core_client_executes(struct core_client *client);
 PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject *name,
                            PyObject *const *args, Py_ssize_t nargs, bool *declined);
 
+/* Send one command that is encoded already (a bytes object) over the channel's shared
+ * connection, whatever command it is.  The future of its reply, NULL with an
+ * exception set.  Thread: one that runs a loop.  GIL: held.  Blocks: no. */
+PyObject *core_client_send_wire(struct core_channel *channel, PyObject *wire);
+
 extern PyType_Spec core_client_spec;
 
 #endif

@@ -34,6 +34,7 @@ static void free_channel(struct named_channel *self)
         free(self->copies[i]);
     }
     rds_credentials_free(atomic_exchange(&self->channel.credentials, NULL));
+    rds_credentials_free(self->channel.login);
     rds_conn_free(self->channel.conn);
     rds_lessor_free(self->channel.lessor);
     if (self->channel.user_free != NULL)
@@ -93,6 +94,7 @@ int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
     }
     atomic_init(&self->channel.refs, 1);
     atomic_init(&self->channel.close_at, RT_NEVER);
+    atomic_flag_clear(&self->channel.login_lock);
     self->channel.pool = pool;
     rt_pool_ref(pool);
     *out = &self->channel;
@@ -306,22 +308,46 @@ void rds_channel_abandon(struct rds_channel *channel)
     rds_lessor_abandon(channel->lessor);
 }
 
-int rds_channel_credentials(struct rds_channel *channel, int err, const char *username,
-                            const char *password)
+static struct rds_credentials *new_credentials(const char *username, const char *password)
 {
     struct rds_credentials *c = calloc(1, sizeof *c);
 
     if (c == NULL)
+        return NULL;
+    c->username = username != NULL ? strdup(username) : NULL;
+    c->password = strdup(password);
+    if (c->password == NULL || (username != NULL && c->username == NULL)) {
+        rds_credentials_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+int rds_channel_login(struct rds_channel *channel, const char *username, const char *password)
+{
+    struct rds_credentials *c = new_credentials(username, password), *old;
+
+    if (c == NULL)
+        return RT_ENOMEM;
+    /* Partner: take_login() in rds_connect.c. */
+    while (atomic_flag_test_and_set_explicit(&channel->login_lock, memory_order_acquire)) {
+    }
+    old = channel->login;
+    channel->login = c;
+    atomic_flag_clear_explicit(&channel->login_lock, memory_order_release);
+    rds_credentials_free(old);
+    return RT_OK;
+}
+
+int rds_channel_credentials(struct rds_channel *channel, int err, const char *username,
+                            const char *password)
+{
+    struct rds_credentials *c = err == RT_OK ? new_credentials(username, password)
+                                             : calloc(1, sizeof *c);
+
+    if (c == NULL)
         return RT_ENOMEM;
     c->err = err;
-    if (err == RT_OK) {
-        c->username = username != NULL ? strdup(username) : NULL;
-        c->password = strdup(password);
-        if (c->password == NULL || (username != NULL && c->username == NULL)) {
-            rds_credentials_free(c);
-            return RT_ENOMEM;
-        }
-    }
     rds_credentials_free(atomic_exchange(&channel->credentials, c));
     /* Partner: the look in credentials_came(). */
     atomic_fetch_add(&channel->answers, 1);

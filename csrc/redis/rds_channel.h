@@ -83,6 +83,8 @@ struct rds_channel {
     struct rds_credentials *_Atomic credentials;
     _Atomic uint64_t answers; /* so far */
     _Atomic uint32_t asking;  /* connections that wait for one */
+    struct rds_credentials *login; /* in place of the options' ones; under login_lock */
+    atomic_flag login_lock;        /* held for a copy of two strings, never longer */
     struct rt_job *_Atomic close_job;
 };
 
@@ -97,6 +99,11 @@ struct rds_credentials {
 int rds_channel_credentials(struct rds_channel *channel, int err, const char *username,
                             const char *password);
 void rds_credentials_free(struct rds_credentials *credentials);
+
+/* Log in as somebody else from the next connection on; those that are open are as
+ * they are.  The strings are copied.  0 or RT_ENOMEM.
+ * Thread: any.  GIL: may be held.  Blocks: no. */
+int rds_channel_login(struct rds_channel *channel, const char *username, const char *password);
 
 /* 0, RT_EINVAL or RT_ENOMEM.  Thread: any.  Keeps a reference to pool. */
 int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,

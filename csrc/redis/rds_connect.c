@@ -215,20 +215,44 @@ static void ready(struct rds_conn *conn)
     wipe(&conn->password);
 }
 
-/* The credentials for this try: the configured ones, or the owner's answer. */
+static bool copy_credentials(struct rds_conn *conn, const char *username, const char *password)
+{
+    conn->username = username != NULL ? strdup(username) : NULL;
+    conn->password = strdup(password != NULL ? password : "");
+    return conn->password != NULL && (username == NULL || conn->username != NULL);
+}
+
+/* Those of rds_channel_login(), if there are any. */
+static bool take_login(struct rds_conn *conn, bool *found)
+{
+    struct rds_channel *channel = conn->channel;
+    bool copied = true;
+
+    while (atomic_flag_test_and_set_explicit(&channel->login_lock, memory_order_acquire)) {
+    }
+    *found = channel->login != NULL;
+    if (*found)
+        copied = copy_credentials(conn, channel->login->username, channel->login->password);
+    atomic_flag_clear_explicit(&channel->login_lock, memory_order_release);
+    return copied;
+}
+
+/* The credentials for this try: the configured ones, later ones in their place, or
+ * the owner's answer. */
 static bool take_credentials(struct rds_conn *conn)
 {
     const struct rds_options *o = options_of(conn);
+    bool found;
 
     if (o->ask_credentials)
         return true; /* rds_connect_step() has put them there */
     wipe(&conn->username);
     wipe(&conn->password);
-    if (o->password == NULL && o->username == NULL)
+    if (!take_login(conn, &found))
+        return false;
+    if (found || (o->password == NULL && o->username == NULL))
         return true;
-    conn->username = o->username != NULL ? strdup(o->username) : NULL;
-    conn->password = strdup(o->password != NULL ? o->password : "");
-    return conn->password != NULL && (o->username == NULL || conn->username != NULL);
+    return copy_credentials(conn, o->username, o->password);
 }
 
 static void begin_handshake(struct rds_conn *conn, uint64_t now)

@@ -45,6 +45,7 @@ BUILD = ROOT / "build" / "upstream"
 OURS_AT_LEAST = 0.95
 _LIMIT = 1500.0  # seconds for one run of the suite: it hangs
 _AGAIN = 2
+_TOO_MANY = 60  # that fail: it is not timing
 
 # These go by redis-py's own cluster client, which is exported as it is.
 CLUSTER_FILES = ("test_cluster.py", "test_cluster_transaction.py")
@@ -142,6 +143,7 @@ class Runner:
         folder = BUILD / "results" / str(case)
         folder.mkdir(parents=True, exist_ok=True)
         count = 1 if only else self._jobs
+        again = "-again" if only else ""
         named = folder / f"{side}-only.txt"
         if only:
             named.write_text("\n".join(only))
@@ -155,8 +157,8 @@ class Runner:
                 resp=case.resp,
                 shard=f"{number}/{count}",
                 only=str(named) if only else "",
-                out=str(folder / f"{side}-{number}.json"),
-                log=str(folder / f"{side}-{number}{'-again' if only else ''}.log"),
+                out=str(folder / f"{side}-{number}{again}.json"),
+                log=str(folder / f"{side}-{number}{again}.log"),
                 limit=_LIMIT,
                 arguments=self._arguments,
             )
@@ -213,7 +215,7 @@ def judge(
         else:
             suspects.append(test)
     for _ in range(_AGAIN):
-        if not suspects:
+        if not suspects or len(suspects) > _TOO_MANY:
             break
         again = runner.swapped(case, server, suspects)
         for test in list(suspects):

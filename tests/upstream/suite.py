@@ -126,7 +126,9 @@ def swap(source: str) -> str:
             and isinstance(node.value, ast.Name)
             and node.value.id == "redis"
         ):
-            edits.append(_Edit(node.lineno, node.col_offset, node.col_offset + len(TESTED), SWAPPED))
+            edits.append(
+                _Edit(node.lineno, node.col_offset, node.col_offset + len(TESTED), SWAPPED)
+            )
             needs_import = True
     if needs_import and plain is not None:
         alias = next(alias for alias in plain.names if alias.name == "redis")

@@ -99,9 +99,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if item.nodeid in wanted]
     else:
         number = int(part)
-        kept = [
-            item for item in items if zlib.crc32(item.nodeid.encode()) % int(parts) == number
-        ]
+        kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % int(parts) == number]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 

@@ -8,6 +8,7 @@ connection pool behind it.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from redis.exceptions import (
 
 from offloop import _core
 from offloop.pool import Pool
-from offloop.redis.connection import ConnectionPool, NativeChannel, adopt
+from offloop.redis.connection import AbstractConnection, ConnectionPool, NativeChannel, adopt
 from offloop.redis.methods import native_methods
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
@@ -67,6 +68,16 @@ _core._setup_redis(
 )
 
 
+def _words(args: tuple[Any, ...]) -> list[str]:
+    """A command's words, the name in upper case; none where they are not text."""
+    words: list[str] = []
+    for arg in args:
+        if isinstance(arg, (bytes, bytearray)):
+            arg = arg.decode(errors="surrogateescape")
+        words += str(arg).split() if not words else [str(arg)]
+    return [word.upper() if not index else word for index, word in enumerate(words)]
+
+
 class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command is not async
     """redis.asyncio.Redis, with its commands carried by a native pool of workers.
 
@@ -85,6 +96,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             together with the other or with connection_pool=.
         TypeError: an option is unknown.
     """
+
+    _connection: AbstractConnection | None = None
 
     def __init__(
         self, *, workers: int | None = None, pool: Pool | None = None, **kwargs: Any
@@ -118,12 +131,40 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             connection_pool=ConnectionPool.from_url(url, **kwargs),
             single_connection_client=single_connection_client,
         )
-        client.auto_close_connection_pool = auto_close_connection_pool is not False
+        if auto_close_connection_pool is None:
+            auto_close_connection_pool = True
+        else:
+            warnings.warn(
+                '"auto_close_connection_pool" is deprecated since redis-py 5.0.1: create a '
+                "ConnectionPool and give it to the constructor",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        client.auto_close_connection_pool = auto_close_connection_pool
         return client
+
+    @property  # type: ignore[override]
+    def connection(self) -> AbstractConnection | None:
+        """The one connection that every command uses, if there is such a one.
+
+        A single-connection client has it once it is initialized; a program may set it.
+        """
+        return self._connection
+
+    @connection.setter
+    def connection(self, connection: AbstractConnection | None) -> None:
+        changed = connection is not self._connection
+        self._connection = connection
+        if changed:
+            self.connection_pool = self.connection_pool  # where commands go is asked anew
+
+    @connection.deleter
+    def connection(self) -> None:
+        self.connection = None
 
     def _open_channel(self) -> _core.Channel | None:
         """The channel for this client's commands; None: redis-py's own connections."""
-        if self.single_connection_client:
+        if self.single_connection_client or self.connection is not None:
             return None
         if type(self).parse_response is not base.Redis.parse_response:
             return None  # the program reads replies from the connection itself
@@ -134,8 +175,20 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
 
     def _execute_leased(self, *args: Any, **options: Any) -> Awaitable[Any]:
         """A command on a connection of its own, redis-py's way."""
+        words = _words(args)
+        if words[:1] == ["AUTH"] and self._open_channel() is not None:
+            return self._log_in(words[1:], options)
         execute: Callable[..., Awaitable[Any]] = base.Redis.execute_command
         return execute(self, *args, **options)
+
+    async def _log_in(self, words: list[str], options: dict[str, Any]) -> Any:
+        """AUTH: who the client is from now on, on every connection that it shares."""
+        if len(words) not in (1, 2):
+            raise ResponseError("wrong number of arguments for 'auth' command")
+        username = words[0] if len(words) == 2 else None
+        reply = await self.connection_pool.log_in(username, words[-1])
+        callback = self.response_callbacks.get("AUTH")
+        return reply if callback is None else callback(reply, **options)
 
     async def _execute_deferred(self, *args: Any, **options: Any) -> Any:
         """A command made where no loop runs: sent by whoever awaits it."""

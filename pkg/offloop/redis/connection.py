@@ -21,6 +21,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
     parse_url,
 )
+from redis.auth.token import TokenInterface
 
 from offloop import _core
 from offloop.pool import Pool
@@ -67,6 +68,13 @@ def _check_port(kwargs: dict[str, Any]) -> None:
         raise ValueError(f"port must be between 1 and 65535, not {port!r}")
 
 
+def _wire(words: list[str]) -> bytes:
+    """A command as it goes over the connection."""
+    encoded = [word.encode() for word in words]
+    parts = [b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded]
+    return b"*%d\r\n" % len(parts) + b"".join(parts)
+
+
 class NativeChannel:
     """What turns a connection pool of redis-py into the owner of a channel."""
 
@@ -80,6 +88,7 @@ class NativeChannel:
     _offloop_workers: int | None = None
     _offloop_channel: _core.Channel | None = None
     _offloop_provider: Any = None
+    _offloop_login: dict[str, Any] | None = None  # in place of the configured credentials
     _offloop_tasks: set[asyncio.Task[None]]
 
     def _configure(self, workers: int | None, pool: Pool | None) -> None:
@@ -155,6 +164,49 @@ class NativeChannel:
             channel.credentials_failed(error)
             if not isinstance(error, Exception):
                 raise
+
+    async def log_in(self, username: str | None, password: str) -> Any:
+        """Authenticate the shared connection, and those made from now on, as somebody.
+
+        Commands made before go out as who they were; later ones as username.
+
+        Raises:
+            AuthenticationError: the server refuses; nothing has changed then.
+        """
+        reply = await self._authenticate(username, password)
+        self._offloop_login = {
+            "username": username,
+            "password": password,
+            "credential_provider": None,
+        }
+        channel = self.open_channel()
+        if channel is not None:
+            channel.login(username, password)
+        # Those of redis-py that are idle are made anew.
+        await base.ConnectionPool.disconnect(self, inuse_connections=False)  # type: ignore[arg-type]
+        return reply
+
+    async def _authenticate(self, username: str | None, password: str) -> Any:
+        channel = self.open_channel()
+        if channel is None:
+            return None
+        words = ["AUTH", password] if username is None else ["AUTH", username, password]
+        return await channel._send_wire(_wire(words))
+
+    def make_connection(self) -> AbstractConnection:
+        """A new connection of redis-py's, logged in as the channel is."""
+        if self._offloop_login is None:
+            made: AbstractConnection = super().make_connection()  # type: ignore[misc]
+            return made
+        kwargs = {**self.connection_kwargs, **self._offloop_login}
+        connection: AbstractConnection = self.connection_class(**kwargs)
+        return connection
+
+    async def re_auth_callback(self, token: TokenInterface) -> None:
+        """A credential provider has a new token: use it on the connections there are."""
+        await super().re_auth_callback(token)  # type: ignore[misc]
+        if self._offloop_channel is not None:
+            await self._authenticate(token.try_get("oid"), token.get_value())
 
     async def close_channel(self, timeout: float = _CLOSE_TIMEOUT) -> None:
         """Finish the commands under way, close the connection and the pool made here.
