@@ -1,1 +1,3 @@
 """The modules of redis.asyncio.observability."""
+
+from offloop.redis.observability import recorder as recorder
