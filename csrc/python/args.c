@@ -1,5 +1,7 @@
 #include "args.h"
 
+#include <ctype.h>
+
 #define FEW 16             /* arguments kept on the stack */
 #define COMMANDS_MAX 1024  /* names remembered */
 
@@ -8,6 +10,7 @@
 struct command {
     uint8_t sharing; /* enum rds_sharing */
     uint8_t words;
+    bool reads;      /* it changes nothing */
     char wire[];
 };
 
@@ -66,12 +69,40 @@ static const char *next_word(const char *p, const char *end, bool split, const c
     return p;
 }
 
+/* Whether a command only reads: its name, or its first two words, are in the set
+ * that offloop.redis gave.  1, 0, or -1 with an exception set. */
+static int only_reads(struct core_state *st, const char *const *words, const size_t *lens,
+                      size_t count)
+{
+    char text[64];
+    size_t len = 0, i, k;
+    int found = 0;
+
+    if (st->native.reads == NULL)
+        return 0;
+    for (i = 0; i < count && i < 2 && found == 0; i++) {
+        PyObject *name;
+
+        if (len + 1 + lens[i] > sizeof text)
+            break;
+        if (i > 0)
+            text[len++] = ' ';
+        for (k = 0; k < lens[i]; k++)
+            text[len++] = (char)toupper((unsigned char)words[i][k]);
+        name = PyUnicode_DecodeLatin1(text, (Py_ssize_t)len, NULL);
+        found = name == NULL ? -1 : PySet_Contains(st->native.reads, name);
+        Py_XDECREF(name);
+    }
+    return found;
+}
+
 static PyObject *describe_command(struct core_state *st, const char *name, size_t len, bool split)
 {
     const char *p = name, *end = name + len, *word = NULL, *words[2];
     size_t size = offsetof(struct command, wire), lens[2], count = 0;
     PyObject *bytes = NULL;
     struct command *command;
+    int reads;
     char *at;
 
     while ((p = next_word(p, end, split, &word)) != NULL) {
@@ -92,6 +123,12 @@ static PyObject *describe_command(struct core_state *st, const char *name, size_
     command = (struct command *)(void *)PyBytes_AS_STRING(bytes);
     command->words = (uint8_t)count;
     command->sharing = (uint8_t)rds_command_sharing(words[0], lens[0]);
+    reads = only_reads(st, words, lens, count);
+    if (reads < 0) {
+        Py_DECREF(bytes);
+        return NULL;
+    }
+    command->reads = reads == 1;
     at = command->wire;
     for (p = name; (p = next_word(p, end, split, &word)) != NULL;) {
         size_t n = (size_t)(p - word);
@@ -320,9 +357,10 @@ int core_args_encode_known(struct core_channel *channel, struct rds_job *job, Py
         *sharing = decide_by_arguments(command, pieces, count);
     if (*sharing == RDS_STATEFUL)
         rc = 0;
-    else
-        rc = fill(st, job, command,
-                  (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire), pieces, count);
+    else if ((rc = fill(st, job, command,
+                        (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire), pieces,
+                        count)) > 0)
+        job->reads = command->reads;
 done:
     for (i = 0; i < taken; i++)
         Py_XDECREF(pieces[i].holder);

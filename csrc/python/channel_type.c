@@ -345,6 +345,24 @@ static PyObject *channel_login(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *channel_retry(PyObject *op, PyObject *args)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+    PyObject *retry;
+    int writes;
+
+    if (!PyArg_ParseTuple(args, "Op:_retry", &retry, &writes))
+        return NULL;
+    Py_XSETREF(channel->retry, retry == Py_None ? NULL : Py_NewRef(retry));
+    channel->retry_writes = writes != 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_resend(PyObject *op, PyObject *call)
+{
+    return core_client_resend((struct core_channel *)op, call);
+}
+
 static PyObject *channel_send_wire(PyObject *op, PyObject *wire)
 {
     return core_client_send_wire((struct core_channel *)op, wire);
@@ -518,6 +536,7 @@ static int channel_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(channel->options);
     Py_VISIT(channel->provider);
     Py_VISIT(channel->provider_error);
+    Py_VISIT(channel->retry);
     return 0;
 }
 
@@ -527,6 +546,7 @@ static int channel_clear(PyObject *op)
 
     Py_CLEAR(channel->provider);
     Py_CLEAR(channel->provider_error);
+    Py_CLEAR(channel->retry);
     Py_CLEAR(channel->options);
     return 0;
 }
@@ -568,6 +588,12 @@ static PyMethodDef channel_methods[] = {
     { "login", channel_login, METH_VARARGS,
       "login($self, username, password, /)\n--\n\n"
       "Log in with these from the next connection on; those that are open stay." },
+    { "_retry", channel_retry, METH_VARARGS,
+      "_retry($self, retry, writes, /)\n--\n\n"
+      "Ask retry(channel, future, error, call) when a command failed that only reads or,\n"
+      "with writes, any: true, and it settles the future, by _resend(call) perhaps." },
+    { "_resend", channel_resend, METH_O,
+      "_resend($self, call, /)\n--\n\nSend a command again that failed; a Future of its own." },
     { "_send_wire", channel_send_wire, METH_O,
       "_send_wire($self, wire, /)\n--\n\n"
       "Send one command, encoded already, over the shared connection; a Future." },

@@ -31,6 +31,8 @@ struct core_channel {
     struct core_asker *asker;        /* how a worker finds this object */
     PyObject *provider;              /* called for credentials, or NULL */
     PyObject *provider_error;        /* what it raised last */
+    PyObject *retry;                 /* asked when a command failed, or NULL */
+    bool retry_writes;               /* it is asked for those that change something too */
     PyObject *weakrefs;
 };
 

@@ -32,7 +32,7 @@ static PyObject *apply(PyObject *callback, PyObject *options, PyObject *value)
 
 /* What the command's caller gets: a value, or NULL with an exception set. */
 static PyObject *outcome(struct core_channel *channel, struct core_job *job, PyObject *callback,
-                         PyObject *options)
+                         PyObject *options, bool *again)
 {
     PyObject *value, *result;
     bool is_error = false;
@@ -40,6 +40,8 @@ static PyObject *outcome(struct core_channel *channel, struct core_job *job, PyO
     if (job->rds.base.err != RT_OK) {
         value = core_reply_failure(channel, job->rds.base.err, &job->rds.reply);
         is_error = true;
+        /* What was not sent has been tried for as long as it may be. */
+        *again = job->rds.maybe_run;
     } else {
         value = core_reply_object(channel, &job->rds.reply, job->raw, &is_error);
         if (value != NULL && is_error && job->empty_response != NULL &&
@@ -47,6 +49,7 @@ static PyObject *outcome(struct core_channel *channel, struct core_job *job, PyO
             Py_DECREF(value);
             return Py_NewRef(job->empty_response);
         }
+        *again = is_error;
     }
     if (value == NULL)
         return NULL;
@@ -62,6 +65,35 @@ static PyObject *outcome(struct core_channel *channel, struct core_job *job, PyO
     return result;
 }
 
+/* A failed command, with all that core_client_resend() needs: a tuple. */
+static PyObject *call_of(struct core_job *job, PyObject *callback, PyObject *options)
+{
+    return Py_BuildValue("(OOOOO)", job->keep, job->raw ? Py_True : Py_False,
+                         job->empty_response != NULL ? job->empty_response : Py_Ellipsis,
+                         callback != NULL ? callback : Py_None,
+                         options != NULL ? options : Py_None);
+}
+
+/* Ask whether a command is to be tried again.  1: fut is settled by whoever was
+ * asked; 0: it is not; -1: an exception is set. */
+static int ask_retry(struct core_channel *channel, PyObject *fut, PyObject *exception,
+                     PyObject *call)
+{
+    PyObject *retry = Py_XNewRef(channel->retry), *answer;
+    int truth;
+
+    if (retry == NULL || core_future_done(fut) ||
+        atomic_load_explicit(&channel->rds->closing, memory_order_relaxed) != 0) {
+        Py_XDECREF(retry);
+        return 0;
+    }
+    answer = PyObject_CallFunctionObjArgs(retry, channel, fut, exception, call, NULL);
+    Py_DECREF(retry);
+    truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return truth;
+}
+
 static int finish_command(struct core_wake_ctx *w, struct core_bridge *bridge,
                           struct core_job *job, PyObject *fut)
 {
@@ -69,10 +101,25 @@ static int finish_command(struct core_wake_ctx *w, struct core_bridge *bridge,
     struct core_channel *channel = (struct core_channel *)Py_NewRef(f->owner);
     PyObject *callback = Py_XNewRef(f->reply_callback);
     PyObject *options = Py_XNewRef(f->reply_options);
-    PyObject *value = outcome(channel, job, callback, options), *exception = NULL, *chained = NULL;
-    int rc = 0;
+    bool again = false;
+    PyObject *value = outcome(channel, job, callback, options, &again), *call = NULL;
+    PyObject *exception = NULL, *chained = NULL;
+    int rc = 0, asked;
 
+    if (value == NULL && again && job->keep != NULL) {
+        exception = core_take_exception();
+        call = call_of(job, callback, options);
+        if (call == NULL)
+            PyErr_Clear(); /* no memory: it is not tried again */
+    }
     core_bridge_recycle(bridge, job);
+    if (call != NULL) {
+        asked = ask_retry(channel, fut, exception, call);
+        if (asked > 0)
+            goto done;
+        if (asked < 0)
+            Py_XSETREF(exception, core_take_exception());
+    }
     if (value != NULL && callback != NULL && is_awaitable(value)) {
         /* An asynchronous response callback: its outcome is the command's. */
         chained = PyObject_CallFunctionObjArgs(w->st->native.chain, fut, value, NULL);
@@ -83,10 +130,12 @@ static int finish_command(struct core_wake_ctx *w, struct core_bridge *bridge,
     if (value != NULL) {
         rc = core_future_settle_result(w, fut, value);
     } else {
-        exception = core_take_exception();
+        if (exception == NULL)
+            exception = core_take_exception();
         rc = core_future_settle_exception(w, fut, exception);
     }
 done:
+    Py_XDECREF(call);
     Py_XDECREF(chained);
     Py_XDECREF(exception);
     Py_XDECREF(value);
@@ -265,6 +314,19 @@ struct call {
     PyObject *kwnames;
 };
 
+/* Its arguments with the name, to be kept while it is out: a tuple. */
+static PyObject *pack(const struct call *call)
+{
+    Py_ssize_t named = call->known != NULL, i;
+    PyObject *tuple = PyTuple_New(call->nargs + named);
+
+    if (tuple != NULL && named)
+        PyTuple_SET_ITEM(tuple, 0, Py_NewRef(call->name));
+    for (i = 0; tuple != NULL && i < call->nargs; i++)
+        PyTuple_SET_ITEM(tuple, i + named, Py_NewRef(call->args[i]));
+    return tuple;
+}
+
 static PyObject *execute_native(struct core_client *client, struct core_bridge *bridge,
                                 PyObject *loop, const struct call *call, bool *leased)
 {
@@ -300,6 +362,9 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
     if (call->kwnames != NULL && sort_options(st, job, call->args + call->nargs, call->kwnames,
                                               f->reply_callback != NULL, &f->reply_options) < 0)
         goto fail;
+    if (channel->retry != NULL && (job->rds.reads || channel->retry_writes) &&
+        (job->keep = pack(call)) == NULL)
+        goto fail;
     f->owner = Py_NewRef(channel);
     job->finish = finish_command;
     if (sharing == RDS_BLOCKING) {
@@ -318,6 +383,53 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
 fail:
     core_bridge_recycle(bridge, job);
     Py_XDECREF(fut);
+    return NULL;
+}
+
+PyObject *core_client_resend(struct core_channel *channel, PyObject *call)
+{
+    PyObject *args, *raw, *empty, *callback, *options, *loop = NULL, *fut = NULL;
+    struct core_bridge *bridge;
+    struct core_future *f;
+    struct core_job *job;
+
+    if (!PyArg_ParseTuple(call, "O!OOOO:_resend", &PyTuple_Type, &args, &raw, &empty, &callback,
+                          &options) ||
+        core_channel_check_fork(channel) < 0)
+        return NULL;
+    bridge = core_bridge_of(channel->pool, &loop);
+    if (bridge == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+        return NULL;
+    }
+    job = core_bridge_job(bridge, channel->timeout != RT_NEVER
+                                      ? rt_after(rt_now(), channel->timeout) : RT_NEVER);
+    if (job == NULL)
+        return NULL;
+    switch (core_args_encode(channel, &job->rds, PySequence_Fast_ITEMS(args),
+                             PyTuple_GET_SIZE(args))) {
+    case 1: break;
+    case 0: PyErr_SetString(PyExc_ValueError, "the command cannot share a connection");
+        /* fall through */
+    default: goto fail;
+    }
+    fut = core_future_new(channel->st, loop, bridge->debug);
+    if (fut == NULL)
+        goto fail;
+    f = (struct core_future *)fut;
+    job->raw = raw == Py_True;
+    job->empty_response = empty != Py_Ellipsis ? Py_NewRef(empty) : NULL;
+    f->reply_callback = callback != Py_None ? Py_NewRef(callback) : NULL;
+    f->reply_options = options != Py_None ? Py_NewRef(options) : NULL;
+    f->owner = Py_NewRef(channel);
+    job->finish = finish_command;
+    job->send = send_command;
+    if (core_bridge_send(bridge, job, fut) < 0)
+        Py_CLEAR(fut);
+    return fut;
+fail:
+    core_bridge_recycle(bridge, job);
     return NULL;
 }
 

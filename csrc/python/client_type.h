@@ -47,6 +47,10 @@ PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject
  * exception set.  Thread: one that runs a loop.  GIL: held.  Blocks: no. */
 PyObject *core_client_send_wire(struct core_channel *channel, PyObject *wire);
 
+/* Send a failed command again, as channel->retry was told of it.  A future of its
+ * own, of which nobody is asked again.  Thread, GIL, Blocks: as above. */
+PyObject *core_client_resend(struct core_channel *channel, PyObject *call);
+
 extern PyType_Spec core_client_spec;
 
 #endif

@@ -80,6 +80,7 @@ struct core_native_state {
     PyObject *redis_error;
     PyObject *response_error;
     PyObject *chain;                /* (future, awaitable): settle by it */
+    PyObject *reads;                /* names of commands that change nothing */
 
     PyObject *commands;             /* name -> what is known of it (args.c) */
     PyObject *execute_command;      /* Client's own, as its type has it */

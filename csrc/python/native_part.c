@@ -15,7 +15,7 @@
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
     X(max_connections_error)                                                      \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
-    X(commands) X(execute_command)
+    X(reads) X(commands) X(execute_command)
 #define STRINGS(X)                                                                 \
     X(str_add_reader, "add_reader")                                               \
     X(str_remove_reader, "remove_reader")                                         \
@@ -35,12 +35,12 @@ static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "parse_error", "redis_error", "connection_error", "timeout_error",
                              "data_error", "invalid_response", "response_error", "chain",
-                             "max_connections_error", NULL };
+                             "max_connections_error", "reads", NULL };
     struct core_native_state *n = &core_state_of(module)->native;
-    PyObject *o[9];
+    PyObject *o[10];
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOOO:_setup_redis", names, &o[0], &o[1],
-                                     &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8]))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOOOO:_setup_redis", names, &o[0], &o[1],
+                                     &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8], &o[9]))
         return NULL;
     Py_XSETREF(n->parse_error, Py_NewRef(o[0]));
     Py_XSETREF(n->redis_error, Py_NewRef(o[1]));
@@ -51,6 +51,12 @@ static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
     Py_XSETREF(n->response_error, Py_NewRef(o[6]));
     Py_XSETREF(n->chain, Py_NewRef(o[7]));
     Py_XSETREF(n->max_connections_error, Py_NewRef(o[8]));
+    if (!PyAnySet_Check(o[9])) {
+        PyErr_SetString(PyExc_TypeError, "reads must be a set");
+        return NULL;
+    }
+    Py_XSETREF(n->reads, Py_NewRef(o[9]));
+    PyDict_Clear(n->commands); /* described without it */
     Py_RETURN_NONE;
 }
 

@@ -29,6 +29,7 @@ struct rds_job {
     uint64_t patience; /* ns it may take from when it is sent */
     bool leased;       /* it was submitted as one */
     bool maybe_run;  /* it failed, but the server may have run it */
+    bool reads;      /* it changes nothing: running it twice does no harm */
     bool tombstone;  /* stands for a timed-out job whose reply is due */
     char inline_bytes[RDS_INLINE];
 };
@@ -48,7 +49,7 @@ static inline void rds_job_init(struct rds_job *job, struct rt_mailbox *mailbox,
     atomic_init(&job->lease, NULL);
     job->patience = RT_NEVER;
     job->leased = false;
-    job->maybe_run = job->tombstone = false;
+    job->maybe_run = job->reads = job->tombstone = false;
     rds_arena_init(&job->reply, job->inline_bytes, RDS_INLINE);
 }
 

@@ -7,7 +7,6 @@ connection pool behind it.
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -29,30 +28,9 @@ from offloop import _core
 from offloop.pool import Pool
 from offloop.redis.connection import AbstractConnection, ConnectionPool, NativeChannel, adopt
 from offloop.redis.methods import native_methods
+from offloop.redis.retries import READS, settle_by
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
-
-
-def _settle_by(future: _core.Future, awaitable: Awaitable[Any]) -> None:
-    """Give a command the outcome of its asynchronous response callback."""
-
-    async def wait() -> Any:
-        return await awaitable
-
-    def transfer(task: asyncio.Task[Any]) -> None:
-        if future.done():
-            if not task.cancelled():
-                task.exception()  # looked at: nobody else will
-        elif task.cancelled():
-            future.cancel()
-        elif (error := task.exception()) is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(task.result())
-
-    task = future.get_loop().create_task(wait())
-    task.add_done_callback(transfer)
-    future.add_done_callback(lambda settled: task.cancel() if settled.cancelled() else None)
 
 
 _core._setup_redis(
@@ -64,7 +42,8 @@ _core._setup_redis(
     data_error=DataError,
     invalid_response=InvalidResponse,
     response_error=ResponseError,
-    chain=_settle_by,
+    chain=settle_by,
+    reads=READS,
 )
 
 
@@ -107,7 +86,7 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             raise ValueError("workers= and pool= belong to the connection pool that is given")
         super().__init__(**kwargs)
         if given is None:
-            adopt(self.connection_pool, workers, pool)
+            adopt(self.connection_pool, workers, pool, own_retry="retry" in kwargs)
 
     @classmethod
     def from_url(

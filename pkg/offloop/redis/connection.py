@@ -21,11 +21,13 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
     parse_url,
 )
+from redis.asyncio.retry import Retry
 from redis.auth.token import TokenInterface
 
 from offloop import _core
 from offloop.pool import Pool
 from offloop.redis.options import channel_options, is_native
+from offloop.redis.retries import Retries
 
 __all__ = [
     "AbstractConnection",
@@ -89,6 +91,7 @@ class NativeChannel:
     _offloop_channel: _core.Channel | None = None
     _offloop_provider: Any = None
     _offloop_login: dict[str, Any] | None = None  # in place of the configured credentials
+    _offloop_own_retry: bool = False  # the program gave its Retry: it decides for writes too
     _offloop_tasks: set[asyncio.Task[None]]
 
     def _configure(self, workers: int | None, pool: Pool | None) -> None:
@@ -100,6 +103,7 @@ class NativeChannel:
         self._offloop_workers = _check_workers(workers)
         self._offloop_shared = pool
         self._offloop_tasks = set()
+        self._offloop_own_retry = self.connection_kwargs.get("retry") is not None
 
     @classmethod
     def from_url(cls: type[_PoolT], url: str, **kwargs: Any) -> _PoolT:
@@ -137,6 +141,7 @@ class NativeChannel:
             self.pool,
             {**channel_options(connection, self._credentials_needed), **self._lease_options()},
         )
+        self._set_channel_retry(connection.retry)
         return self._offloop_channel
 
     def _lease_options(self) -> dict[str, Any]:
@@ -148,6 +153,18 @@ class NativeChannel:
                 "connection_wait": math.inf if wait is None else max(wait, 0.000001),
             }
         return {"max_connections": self.max_connections}
+
+    def _set_channel_retry(self, retry: Retry) -> None:
+        if self._offloop_channel is not None:
+            asked = Retries(retry) if retry.get_retries() != 0 else None
+            self._offloop_channel._retry(asked, self._offloop_own_retry)
+
+    def set_retry(self, retry: Retry) -> None:
+        """Have commands and connecting retried by this policy, those that write as well."""
+        self.connection_kwargs["retry"] = retry
+        self._offloop_own_retry = True
+        super().set_retry(retry)  # type: ignore[misc]
+        self._set_channel_retry(retry)
 
     def _credentials_needed(self, channel: _core.Channel, loop: asyncio.AbstractEventLoop) -> None:
         """Called in a loop that has a command waiting for a connection."""
@@ -296,7 +313,10 @@ class BlockingConnectionPool(NativeChannel, base.BlockingConnectionPool):
 
 
 def adopt(
-    connection_pool: base.ConnectionPool, workers: int | None, pool: Pool | None
+    connection_pool: base.ConnectionPool,
+    workers: int | None,
+    pool: Pool | None,
+    own_retry: bool,
 ) -> ConnectionPool:
     """Make redis-py's own connection pool, just made by its client, one of ours.
 
@@ -307,6 +327,7 @@ def adopt(
     connection_pool.__class__ = ConnectionPool
     assert isinstance(connection_pool, ConnectionPool)
     connection_pool._configure(workers, pool)
+    connection_pool._offloop_own_retry = own_retry
     return connection_pool
 
 

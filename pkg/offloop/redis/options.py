@@ -30,6 +30,9 @@ def is_native(connection_class: type[AbstractConnection], kwargs: dict[str, Any]
     """Whether connections of this class and configuration can be native ones."""
     if connection_class not in _CLASSES:
         return False
+    maintenance = kwargs.get("maint_notifications_config")
+    if maintenance is not None and maintenance.enabled is True:
+        return False  # asked for, not just tried: redis-py's connections heed them
     defaults = {"parser_class": DefaultParser, "encoder_class": Encoder}
     return all(kwargs.get(name) in (None, defaults.get(name)) for name in _OWN_PARTS)
 
