@@ -83,7 +83,8 @@ static int ask_retry(struct core_channel *channel, PyObject *fut, PyObject *exce
     int truth;
 
     if (retry == NULL || core_future_done(fut) ||
-        atomic_load_explicit(&channel->rds->closing, memory_order_relaxed) != 0) {
+        atomic_load_explicit(&channel->rds->closing, memory_order_relaxed) != 0 ||
+        rt_pool_state(channel->pool->rt) >= RT_POOL_DRAINING) {
         Py_XDECREF(retry);
         return 0;
     }

@@ -68,7 +68,7 @@ async def test_some_sent_and_some_not(server: Server) -> None:
 
 
 async def test_a_late_reply_reaches_nobody(own_server: Server) -> None:
-    async with aioredis.Redis(**own_server.unix, socket_timeout=0.15) as client:
+    async with aioredis.Redis(**own_server.unix, socket_timeout=0.15, retry=None) as client:
         await client.ping()
         for number in range(10):
             own_server.pause()

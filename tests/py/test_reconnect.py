@@ -159,7 +159,9 @@ async def test_silence_then_a_new_connection(server: Server) -> None:
 async def test_a_path_that_stays_dead_is_left(server: Server) -> None:
     """This connection passes nothing on any more, a new one would: it must come to that."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=0.3) as client:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=proxy.port, socket_timeout=0.3, retry=None
+        ) as client:
             assert await client.ping() is True
             assert proxy.freeze() == 1
             failures = await until_good(client)

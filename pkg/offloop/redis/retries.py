@@ -83,11 +83,17 @@ class Retries:
         self, channel: _core.Channel, error: BaseException, call: tuple[Any, ...]
     ) -> Any:
         """The first try has been: redis-py's Retry is told so, and goes on from there."""
-        failed = [error]
+        last, tries = error, 0
 
         async def attempt() -> Any:
-            if failed:
-                raise failed.pop()
-            return await channel._resend(call)
+            nonlocal last, tries
+            tries += 1
+            if tries == 1 or channel.closed:
+                raise last
+            try:
+                return await channel._resend(call)
+            except Exception as again:
+                last = again
+                raise
 
         return await self._retry.call_with_retry(attempt, _nothing)
