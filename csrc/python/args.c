@@ -359,7 +359,7 @@ int core_args_encode_known(struct core_channel *channel, struct rds_job *job, Py
         rc = 0;
     else if ((rc = fill(st, job, command,
                         (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire), pieces,
-                        count)) > 0)
+                        count)) == 0)
         job->reads = command->reads;
 done:
     for (i = 0; i < taken; i++)

@@ -3,7 +3,9 @@
 #include "args.h"
 #include "../redis/rds_lease.h"
 #include "bridge.h"
+#include "entry.h"
 #include "errors.h"
+#include "observed.h"
 #include "reply.h"
 
 /* ---- a reply comes home -------------------------------------------------------------- */
@@ -443,6 +445,7 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
     struct call call = { .args = args, .nargs = nargs, .kwnames = kwnames };
     struct core_bridge *bridge;
     bool leased = false;
+    int observed;
 
     if (!client->leased_only && !is_usable(client->channel) && open_channel(client) < 0)
         return NULL;
@@ -456,6 +459,10 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
             return NULL;
         return call_instead(op, native->str_execute_deferred, args, nargs, kwnames);
     }
+    observed = core_observed(client->st, bridge->outstanding > 0);
+    if (observed != 0)
+        return observed < 0 ? NULL
+                            : call_instead(op, native->str_execute_leased, args, nargs, kwnames);
     result = execute_native(client, bridge, loop, &call, &leased);
     if (result == NULL && leased)
         return call_instead(op, native->str_execute_leased, args, nargs, kwnames);
@@ -466,10 +473,13 @@ int core_client_executes(struct core_client *client)
 {
     struct core_native_state *native = &client->st->native;
     PyTypeObject *type = Py_TYPE(client);
-    PyObject **dict;
+    PyObject **dict, *found;
 
-    if (type->tp_getattro != PyObject_GenericGetAttr ||
-        _PyType_Lookup(type, native->str_execute_command) != native->execute_command)
+    if (type->tp_getattro != PyObject_GenericGetAttr)
+        return 0;
+    found = _PyType_Lookup(type, native->str_execute_command);
+    if (found != native->execute_command &&
+        (found == NULL || core_entry_native(client->st, found) != native->execute_command))
         return 0;
     dict = _PyObject_GetDictPtr((PyObject *)client);
     if (dict == NULL || *dict == NULL)
@@ -487,6 +497,7 @@ PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject
     struct call call = { .known = known, .name = name, .args = args, .nargs = nargs };
     struct core_bridge *bridge;
     PyObject *loop = NULL;
+    int observed;
 
     *declined = client->leased_only || !is_usable(client->channel);
     if (*declined || core_channel_check_fork(client->channel) < 0)
@@ -494,6 +505,11 @@ PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject
     bridge = core_bridge_of(client->channel->pool, &loop);
     if (bridge == NULL) {
         *declined = !PyErr_Occurred();
+        return NULL;
+    }
+    observed = core_observed(client->st, bridge->outstanding > 0);
+    if (observed != 0) {
+        *declined = observed > 0;
         return NULL;
     }
     return execute_native(client, bridge, loop, &call, declined);

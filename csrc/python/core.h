@@ -68,6 +68,7 @@ struct core_native_state {
     PyTypeObject *channel_type;
     PyTypeObject *client_type;
     PyTypeObject *method_type;
+    PyTypeObject *entry_type;
     PyObject *get_running_loop;     /* asyncio._get_running_loop */
 
     /* Given by offloop.redis, which imports the redis package. */
@@ -81,6 +82,10 @@ struct core_native_state {
     PyObject *response_error;
     PyObject *chain;                /* (future, awaitable): settle by it */
     PyObject *reads;                /* names of commands that change nothing */
+    PyObject *recorder, *providers; /* redis-py's modules of metrics */
+
+    bool observed;                  /* observed.h */
+    uint64_t looked;
 
     PyObject *commands;             /* name -> what is known of it (args.c) */
     PyObject *execute_command;      /* Client's own, as its type has it */
@@ -97,6 +102,9 @@ struct core_native_state {
     PyObject *str_execute_deferred;
     PyObject *str_execute_command;
     PyObject *str_running_mark;
+    PyObject *str_collector;
+    PyObject *str_instance;
+    PyObject *str_provider;
 };
 
 struct core_state {

@@ -4,18 +4,19 @@
 #include "channel_type.h"
 #include "client_type.h"
 #include "core.h"
+#include "entry.h"
 #include "methods.h"
 #include "pool_type.h"
 
 /* The objects of the state: name for name, so that visiting and clearing them
  * cannot forget one. */
 #define TYPES(X) X(bridge_type) X(pool_type) X(channel_type) X(client_type) \
-    X(method_type)
+    X(method_type) X(entry_type)
 #define OBJECTS(X)                                                                 \
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
     X(max_connections_error)                                                      \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
-    X(reads) X(commands) X(execute_command)
+    X(reads) X(recorder) X(providers) X(commands) X(execute_command)
 #define STRINGS(X)                                                                 \
     X(str_add_reader, "add_reader")                                               \
     X(str_remove_reader, "remove_reader")                                         \
@@ -27,6 +28,9 @@
     X(str_open_channel, "_open_channel")                                          \
     X(str_execute_leased, "_execute_leased")                                      \
     X(str_execute_deferred, "_execute_deferred")                                  \
+    X(str_collector, "_async_metrics_collector")                                  \
+    X(str_instance, "_observability_instance")                                    \
+    X(str_provider, "_provider_manager")                                          \
     X(str_execute_command, "execute_command")                                     \
     X(str_running_mark, "__asyncio_running_event_loop__")
 
@@ -35,12 +39,13 @@ static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "parse_error", "redis_error", "connection_error", "timeout_error",
                              "data_error", "invalid_response", "response_error", "chain",
-                             "max_connections_error", "reads", NULL };
+                             "max_connections_error", "reads", "recorder", "providers", NULL };
     struct core_native_state *n = &core_state_of(module)->native;
-    PyObject *o[10];
+    PyObject *o[12];
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOOOO:_setup_redis", names, &o[0], &o[1],
-                                     &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8], &o[9]))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOOOOO!O!:_setup_redis", names, &o[0],
+                                     &o[1], &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8],
+                                     &o[9], &PyModule_Type, &o[10], &PyModule_Type, &o[11]))
         return NULL;
     Py_XSETREF(n->parse_error, Py_NewRef(o[0]));
     Py_XSETREF(n->redis_error, Py_NewRef(o[1]));
@@ -56,6 +61,8 @@ static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     Py_XSETREF(n->reads, Py_NewRef(o[9]));
+    Py_XSETREF(n->recorder, Py_NewRef(o[10]));
+    Py_XSETREF(n->providers, Py_NewRef(o[11]));
     PyDict_Clear(n->commands); /* described without it */
     Py_RETURN_NONE;
 }
@@ -132,7 +139,8 @@ static int native_register(PyObject *module, struct core_state *st)
         add_type(module, &core_pool_spec, "Pool", &n->pool_type) < 0 ||
         add_type(module, &core_channel_spec, "Channel", &n->channel_type) < 0 ||
         add_type(module, &core_client_spec, "Client", &n->client_type) < 0 ||
-        add_type(module, &core_method_spec, "Method", &n->method_type) < 0)
+        add_type(module, &core_method_spec, "Method", &n->method_type) < 0 ||
+        add_type(module, &core_entry_spec, "Entry", &n->entry_type) < 0)
         return -1;
     n->execute_command = PyObject_GetAttr((PyObject *)n->client_type, n->str_execute_command);
     if (n->execute_command == NULL)

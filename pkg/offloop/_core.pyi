@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping, Set
 from contextvars import Context
-from types import GenericAlias, TracebackType
+from types import GenericAlias, ModuleType, TracebackType
 from typing import Any, final
 
 from typing_extensions import disjoint_base
@@ -74,6 +74,8 @@ def _setup_redis(
     response_error: type[BaseException],
     chain: Callable[[Future, Awaitable[Any]], object],
     reads: Set[str],
+    recorder: ModuleType,
+    providers: ModuleType,
 ) -> None: ...
 def build_info() -> dict[str, Any]: ...
 
@@ -136,5 +138,15 @@ class Method:
         last: int = ...,
         options: tuple[tuple[str, str, bool, int], ...] = ...,
     ) -> Method: ...
+    def __get__(self, instance: Any, owner: Any = None, /) -> Callable[..., Any]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+@final
+class Entry:
+    __name__: str
+    __qualname__: str
+    @property
+    def __wrapped__(self) -> Callable[..., Any]: ...
+    def __new__(cls, native: Callable[..., Any], function: Callable[..., Any]) -> Entry: ...
     def __get__(self, instance: Any, owner: Any = None, /) -> Callable[..., Any]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -14,6 +14,7 @@ from typing import Any
 import redis.asyncio.client as base
 from redis._parsers.base import BaseParser
 from redis.asyncio.client import Monitor, Pipeline, PubSub
+from redis.asyncio.observability import recorder
 from redis.exceptions import (
     ConnectionError,
     DataError,
@@ -23,6 +24,7 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
+from redis.observability import providers
 
 from offloop import _core
 from offloop.pool import Pool
@@ -44,6 +46,8 @@ _core._setup_redis(
     response_error=ResponseError,
     chain=settle_by,
     reads=READS,
+    recorder=recorder,
+    providers=providers,
 )
 
 
@@ -55,6 +59,26 @@ def _words(args: tuple[Any, ...]) -> list[str]:
             arg = arg.decode(errors="surrogateescape")
         words += str(arg).split() if not words else [str(arg)]
     return [word.upper() if not index else word for index, word in enumerate(words)]
+
+
+async def _execute_command(self: _core.Client, *args: Any, **options: Any) -> Any:
+    """Send a command; the reply.
+
+    On an instance the command is sent when this is called, and the reply is awaited.
+
+    Args:
+        args: the command's name and its arguments: bytes, str, int, float, bytearray,
+            memoryview.
+        options: for the response callback, and redis-py's own.
+
+    Raises:
+        DataError: an argument is of another type.
+    """
+    return await _core.Client.execute_command(self, *args, **options)
+
+
+_execute_command.__name__ = "execute_command"
+_execute_command.__qualname__ = "Redis.execute_command"
 
 
 class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command is not async
@@ -75,6 +99,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             together with the other or with connection_pool=.
         TypeError: an option is unknown.
     """
+
+    execute_command = _core.Entry(_core.Client.execute_command, _execute_command)
 
     _connection: AbstractConnection | None = None
 
