@@ -242,7 +242,9 @@ async def test_clients_and_pools_that_come_and_go(server: Server) -> None:
 
 async def test_connections_that_are_lost(server: Server, proxy: Proxy) -> None:
     """The commands of a round are sent, answered into the void, and lost with their path."""
-    async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=30) as client:
+    async with aioredis.Redis(
+        host="127.0.0.1", port=proxy.port, socket_timeout=30, retry=None
+    ) as client:
         failed = 0
 
         async def path() -> None:
