@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from inflight import Flight, fly
+from methods import CALLS, Comparison, compare
 from native import c_loop, delay_proxy, ping_us, redis_benchmark
 from offloop.bench.peers import Setup
 from offloop.bench.worker import Task, measure
@@ -136,7 +138,7 @@ def get(bench: Bench) -> None:
 
 
 def others(bench: Bench) -> None:
-    """Commands that have no native method: redis-py's own code on the native path."""
+    """Commands other than ``get``: zadd and getrange are redis-py's own code."""
     names = ("getrange", "hget", "zadd")
     measurements: dict[str, Callable[[], Numbers]] = {}
     for name in names:
@@ -220,20 +222,26 @@ def heartbeat(bench: Bench) -> None:
     bench.report.note("the latest of all", f"{seen:.2f} ms (redis.asyncio {theirs:.2f} ms)")
 
 
-def native_get(bench: Bench) -> None:
-    """Whether ``get`` deserves a native method: what redis-py's own costs."""
-    measurements = {
-        f"{name} {tasks}": bench.peer("offloop", tasks, name)
-        for tasks in (50, 1000)
-        for name in ("get", "execute")
-    }
-    rounds = bench.rounds_of('execute_command("GET", key) beside get(key)', measurements)
-    for tasks in (50, 1000):
-        ratio = rounds.ratio(f"execute {tasks}", f"get {tasks}")
-        advice = "a native get would pay" if ratio >= 1.25 else "below the 1.25x that would pay"
-        bench.report.note(
-            f"ops/s of execute_command to get's, {tasks} tasks", f"{ratio:.2f}x ({advice})"
-        )
+def methods(bench: Bench) -> None:
+    """Whether each native short cut deserves its place: redis-py's own method beside it."""
+    turns = max(4, round(bench.secs * 10))
+    title = "Native methods beside redis-py's own on the same connection"
+    bench.report.title(title)
+    found: dict[str, dict[str, float]] = {}
+    for name, call in CALLS.items():
+        for tasks in (50, 1000):
+            pairs = [
+                compare(Comparison(bench.url, call, tasks, turns)) for _ in range(bench.rounds)
+            ]
+            ratios = [pair["ratio"] for pair in pairs]
+            best = max(pairs, key=lambda pair: pair["native"])
+            found[f"{name} {tasks}"] = {**best, "ratio": statistics.median(ratios)}
+            bench.report.note(
+                f"{call}, {tasks} tasks",
+                f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f}; "
+                f"{best['native'] / 1e3:.0f} k/s to {best['own'] / 1e3:.0f} k/s)",
+            )
+    bench.report.numbers[title] = found
 
 
 SECTIONS: dict[str, Callable[[Bench], None]] = {
@@ -242,5 +250,5 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "round_trip": round_trip,
     "in_flight": in_flight,
     "heartbeat": heartbeat,
-    "native_get": native_get,
+    "methods": methods,
 }

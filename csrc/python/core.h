@@ -51,6 +51,7 @@ struct core_future_state {
     PyObject *kw_context;           /* ("context",) for vectorcall */
     PyObject *asyncio_future;       /* asyncio.Future: what it refuses, we do */
 
+    PyObject *succeeded;            /* an exact asyncio.Future with a result, or NULL */
     PyTypeObject *task_type;        /* _asyncio.Task, or NULL: never in place */
     PyMethodDef *task_wakeup_borrowed;  /* static data of _asyncio */
     PyObject *current_tasks;        /* dict loop -> task, up to 3.13 */

@@ -125,6 +125,46 @@ import_asyncio(struct core_future_state *fs)
     return 0;
 }
 
+/* What a Task is told that waited for one of ours with success, see future_wake.c.
+ * It belongs to no loop, so that it keeps none. */
+static int
+make_succeeded(struct core_future_state *fs)
+{
+    PyObject *type = NULL, *loop = NULL, *args = NULL, *kwargs = NULL;
+    PyObject *future = NULL, *done = NULL;
+    int rc = -1;
+
+    if (fs->task_type == NULL)
+        return 0;
+    if (optional_attr("_asyncio", "Future", &type) < 0)
+        return -1;
+    if (type == NULL)
+        return 0;
+    loop = core_import_attr("types", "SimpleNamespace");
+    kwargs = Py_BuildValue("{s:O}", "get_debug", (PyObject *)&PyBool_Type);
+    args = PyTuple_New(0);
+    if (loop == NULL || kwargs == NULL || args == NULL)
+        goto done;
+    Py_SETREF(loop, PyObject_Call(loop, args, kwargs));
+    Py_SETREF(kwargs, loop == NULL ? NULL : Py_BuildValue("{s:O}", "loop", loop));
+    if (kwargs != NULL)
+        future = PyObject_Call(type, args, kwargs);
+    if (future != NULL)
+        done = PyObject_CallMethod(future, "set_result", "O", Py_None);
+    if (done == NULL)
+        goto done;
+    fs->succeeded = Py_NewRef(future);
+    rc = 0;
+done:
+    Py_XDECREF(done);
+    Py_XDECREF(future);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(args);
+    Py_XDECREF(loop);
+    Py_XDECREF(type);
+    return rc;
+}
+
 /* asyncio.iscoroutine goes by this registration. */
 static int
 register_coroutine(struct core_future_state *fs)
@@ -144,7 +184,7 @@ future_register(PyObject *module, struct core_state *st)
 {
     struct core_future_state *fs = &st->future;
 
-    if (import_asyncio(fs) < 0)
+    if (import_asyncio(fs) < 0 || make_succeeded(fs) < 0)
         return -1;
     fs->kw_context = PyTuple_Pack(1, st->names.context);
     if (fs->kw_context == NULL)
@@ -171,6 +211,7 @@ future_visit(struct core_state *st, visitproc visit, void *arg)
     Py_VISIT(fs->repr);
     Py_VISIT(fs->repr_info);
     Py_VISIT(fs->kw_context);
+    Py_VISIT(fs->succeeded);
     Py_VISIT(fs->task_type);
     Py_VISIT(fs->current_tasks);
     Py_VISIT(fs->current_task);
@@ -191,6 +232,7 @@ future_clear(struct core_state *st)
     Py_CLEAR(fs->repr);
     Py_CLEAR(fs->repr_info);
     Py_CLEAR(fs->kw_context);
+    Py_CLEAR(fs->succeeded);
     Py_CLEAR(fs->task_type);
     Py_CLEAR(fs->current_tasks);
     Py_CLEAR(fs->current_task);

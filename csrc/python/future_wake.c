@@ -137,6 +137,23 @@ core_wake_end(struct core_wake_ctx *w)
 
 /* ---- waking --------------------------------------------------------------- */
 
+/* What to tell a Task's wakeup.  All that it does with a future is ask for the
+ * outcome, and throw into its coroutine what that raises; a value is dropped, as
+ * the coroutine fetches it from the future that it awaits.  With a future of
+ * asyncio's very own type it asks directly; with any other one it makes a str
+ * "result", looks that up and calls a method made for it, which is a sixth of
+ * all that a command costs the loop. */
+static PyObject *
+news_of(struct core_future *f)
+{
+    PyObject *succeeded = f->st->future.succeeded;
+
+    if (succeeded != NULL && f->status == CORE_FUTURE_FINISHED &&
+        f->exception == NULL)
+        return succeeded;
+    return (PyObject *)f;
+}
+
 /* Step the Task behind fn inside its context.  Same result as the settle
  * functions.  fn and context are already off the future: a wakeup that is
  * called twice steps the Task into its NEXT await. */
@@ -153,7 +170,7 @@ wake_in_place(struct core_future *f, PyObject *fn, PyObject *context)
             return core_future_report(f, "Waking a task failed");
         return 0;
     }
-    none = PyObject_CallOneArg(fn, (PyObject *)f);
+    none = PyObject_CallOneArg(fn, news_of(f));
     if (none != NULL) {
         Py_DECREF(none);
         if (PyContext_Exit(context) < 0)

@@ -1,7 +1,7 @@
 """The command methods that have a native short cut.
 
 Each row of the table is a method of redis-py that hands its arguments on as they
-are. A method is here only if ``python bench/run.py --only native_methods`` shows at
+are. A method is here only if ``python bench/run.py --only methods`` shows at
 least 1.25 times the throughput of redis-py's own on the same client.
 """
 
