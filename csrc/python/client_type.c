@@ -330,6 +330,21 @@ static PyObject *pack(const struct call *call)
     return tuple;
 }
 
+/* The way of a command: over the shared connection, or one for itself. */
+static void set_route(struct core_job *job, const struct core_channel *channel,
+                      enum rds_sharing sharing)
+{
+    job->finish = finish_command;
+    if (sharing == RDS_BLOCKING) {
+        /* Its time counts from when it is sent: redis-py's rule. */
+        job->rds.patience = channel->timeout;
+        job->waits = true;
+        job->send = send_blocking;
+    } else {
+        job->send = send_command;
+    }
+}
+
 static PyObject *execute_native(struct core_client *client, struct core_bridge *bridge,
                                 PyObject *loop, const struct call *call, bool *leased)
 {
@@ -369,15 +384,7 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
         (job->keep = pack(call)) == NULL)
         goto fail;
     f->owner = Py_NewRef(channel);
-    job->finish = finish_command;
-    if (sharing == RDS_BLOCKING) {
-        /* Its time counts from when it is sent: redis-py's rule. */
-        job->rds.patience = channel->timeout;
-        job->waits = true;
-        job->send = send_blocking;
-    } else {
-        job->send = send_command;
-    }
+    set_route(job, channel, sharing);
     if (core_bridge_send(bridge, job, fut) < 0) {
         Py_DECREF(fut);
         return NULL;
@@ -392,6 +399,7 @@ fail:
 PyObject *core_client_resend(struct core_channel *channel, PyObject *call)
 {
     PyObject *args, *raw, *empty, *callback, *options, *loop = NULL, *fut = NULL;
+    enum rds_sharing sharing = RDS_SHARED;
     struct core_bridge *bridge;
     struct core_future *f;
     struct core_job *job;
@@ -410,12 +418,12 @@ PyObject *core_client_resend(struct core_channel *channel, PyObject *call)
                                       ? rt_after(rt_now(), channel->timeout) : RT_NEVER);
     if (job == NULL)
         return NULL;
-    switch (core_args_encode(channel, &job->rds, PySequence_Fast_ITEMS(args),
-                             PyTuple_GET_SIZE(args))) {
-    case 1: break;
-    case 0: PyErr_SetString(PyExc_ValueError, "the command cannot share a connection");
-        /* fall through */
-    default: goto fail;
+    if (core_args_encode(channel, &job->rds, PySequence_Fast_ITEMS(args), PyTuple_GET_SIZE(args),
+                         &sharing) < 0)
+        goto fail;
+    if (sharing == RDS_STATEFUL) {
+        PyErr_SetString(PyExc_ValueError, "the command cannot share a connection");
+        goto fail;
     }
     fut = core_future_new(channel->st, loop, bridge->debug);
     if (fut == NULL)
@@ -426,8 +434,7 @@ PyObject *core_client_resend(struct core_channel *channel, PyObject *call)
     f->reply_callback = callback != Py_None ? Py_NewRef(callback) : NULL;
     f->reply_options = options != Py_None ? Py_NewRef(options) : NULL;
     f->owner = Py_NewRef(channel);
-    job->finish = finish_command;
-    job->send = send_command;
+    set_route(job, channel, sharing);
     if (core_bridge_send(bridge, job, fut) < 0)
         Py_CLEAR(fut);
     return fut;
