@@ -304,31 +304,54 @@ static enum rds_sharing decide_by_arguments(const struct command *command, const
     return rds_command_decide(argc, argv, lens);
 }
 
-static int fill(struct core_state *st, struct rds_job *job, const struct command *command,
+/* Where an encoded command goes: one of the two. */
+struct sink {
+    struct rds_job *job;
+    struct rds_pipeline *pipeline;
+};
+
+static int begin(struct rds_cmd *cmd, const struct sink *sink, size_t argc, size_t size)
+{
+    char *at;
+
+    if (sink->job != NULL)
+        return rds_cmd_begin(cmd, sink->job, argc, size);
+    at = rds_pipeline_room(sink->pipeline, rds_cmd_need(argc, size));
+    if (at == NULL)
+        return RT_ENOMEM;
+    rds_cmd_begin_at(cmd, at, argc, size);
+    return RT_OK;
+}
+
+static int fill(struct core_state *st, const struct sink *sink, const struct command *command,
                 size_t wire_len, const struct piece *pieces, Py_ssize_t count)
 {
+    size_t size = wire_len, argc = (size_t)count + command->words;
     struct rds_cmd cmd;
-    size_t size = wire_len;
     Py_ssize_t i;
 
     for (i = 0; i < count; i++)
         size += rds_cmd_arg_size(pieces[i].len);
-    if ((size_t)count + command->words > RDS_MAX_ARGC)
+    if (argc > RDS_MAX_ARGC)
         return data_error(st, "%s", "A command has more than 1048576 arguments, which is more than "
                                     "a server takes");
-    if (rds_cmd_begin(&cmd, job, (size_t)count + command->words, size) != RT_OK) {
+    if (begin(&cmd, sink, argc, size) != RT_OK) {
         PyErr_NoMemory();
         return -1;
     }
     rds_cmd_raw(&cmd, command->wire, wire_len);
     for (i = 0; i < count; i++)
         rds_cmd_arg(&cmd, pieces[i].bytes, pieces[i].len);
-    rds_cmd_end(&cmd);
+    if (sink->job != NULL)
+        rds_cmd_end(&cmd);
+    else
+        rds_pipeline_added(sink->pipeline, rds_cmd_need(argc, size));
     return 0;
 }
 
-int core_args_encode_known(struct core_channel *channel, struct rds_job *job, PyObject *known,
-                           PyObject *const *args, Py_ssize_t count, enum rds_sharing *sharing)
+/* The arguments of a command that is described by `known`. */
+static int encode_known(struct core_channel *channel, const struct sink *sink, PyObject *known,
+                        PyObject *const *args, Py_ssize_t count, enum rds_sharing *sharing)
 {
     struct core_state *st = channel->st;
     struct piece few[FEW], *pieces = few;
@@ -355,12 +378,13 @@ int core_args_encode_known(struct core_channel *channel, struct rds_job *job, Py
     }
     if (*sharing == RDS_DEPENDS)
         *sharing = decide_by_arguments(command, pieces, count);
-    if (*sharing == RDS_STATEFUL)
+    if (*sharing == RDS_STATEFUL || (*sharing != RDS_SHARED && sink->job == NULL))
         rc = 0;
-    else if ((rc = fill(st, job, command,
+    else if ((rc = fill(st, sink, command,
                         (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire), pieces,
-                        count)) == 0)
-        job->reads = command->reads;
+                        count)) == 0 &&
+             sink->job != NULL)
+        sink->job->reads = command->reads;
 done:
     for (i = 0; i < taken; i++)
         Py_XDECREF(pieces[i].holder);
@@ -369,8 +393,8 @@ done:
     return rc;
 }
 
-int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
-                     Py_ssize_t nargs, enum rds_sharing *sharing)
+static int encode(struct core_channel *channel, const struct sink *sink, PyObject *const *args,
+                  Py_ssize_t nargs, enum rds_sharing *sharing)
 {
     PyObject *found;
     int rc;
@@ -380,9 +404,40 @@ int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject
     found = find_command(channel->st, args[0]);
     if (found == NULL)
         return -1;
-    rc = core_args_encode_known(channel, job, found, args + 1, nargs - 1, sharing);
+    rc = encode_known(channel, sink, found, args + 1, nargs - 1, sharing);
     Py_DECREF(found);
     return rc;
+}
+
+int core_args_encode(struct core_channel *channel, struct rds_job *job, PyObject *const *args,
+                     Py_ssize_t nargs, enum rds_sharing *sharing)
+{
+    return encode(channel, &(struct sink){ .job = job }, args, nargs, sharing);
+}
+
+int core_args_append(struct core_channel *channel, struct rds_pipeline *pipeline,
+                     PyObject *const *args, Py_ssize_t nargs)
+{
+    enum rds_sharing sharing = RDS_SHARED;
+    int rc = encode(channel, &(struct sink){ .pipeline = pipeline }, args, nargs, &sharing);
+
+    return rc < 0 ? -1 : sharing == RDS_SHARED;
+}
+
+int core_args_encode_known(struct core_channel *channel, struct rds_job *job, PyObject *known,
+                           PyObject *const *args, Py_ssize_t count, enum rds_sharing *sharing)
+{
+    return encode_known(channel, &(struct sink){ .job = job }, known, args, count, sharing);
+}
+
+int core_args_append_known(struct core_channel *channel, struct rds_pipeline *pipeline,
+                           PyObject *known, PyObject *const *args, Py_ssize_t count)
+{
+    enum rds_sharing sharing = RDS_SHARED;
+    int rc = encode_known(channel, &(struct sink){ .pipeline = pipeline }, known, args, count,
+                          &sharing);
+
+    return rc < 0 ? -1 : sharing == RDS_SHARED;
 }
 
 PyObject *core_args_describe(struct core_state *st, PyObject *name, bool *shared)

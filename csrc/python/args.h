@@ -8,6 +8,7 @@
 
 #include "../redis/rds_cmd.h"
 #include "../redis/rds_command.h"
+#include "../redis/rds_pipeline.h"
 #include "channel_type.h"
 #include "core.h"
 
@@ -24,5 +25,12 @@ PyObject *core_args_describe(struct core_state *st, PyObject *name, bool *shared
 /* core_args_encode() of a command that was described before and count arguments. */
 int core_args_encode_known(struct core_channel *channel, struct rds_job *job, PyObject *known,
                            PyObject *const *args, Py_ssize_t count, enum rds_sharing *sharing);
+
+/* The same two as one more command of a pipeline.  1; 0 when the command may not
+ * share a connection, and then it is not appended; -1 with an exception set. */
+int core_args_append_known(struct core_channel *channel, struct rds_pipeline *pipeline,
+                           PyObject *known, PyObject *const *args, Py_ssize_t count);
+int core_args_append(struct core_channel *channel, struct rds_pipeline *pipeline,
+                     PyObject *const *args, Py_ssize_t nargs);
 
 #endif

@@ -458,7 +458,9 @@ static PyObject *channel_stats(PyObject *op, PyObject *unused)
         const char *name;
         uint64_t value;
     } rows[] = {
-        { "commands", rds_channel_submitted(channel->rds) },
+        { "commands", rds_channel_submitted(channel->rds) - rt_read(&s->pipelines) +
+                          rt_read(&s->pipelined) },
+        { "pipelines", rt_read(&s->pipelines) },
         { "replies", rt_read(&s->replies) },
         { "batches", rt_read(&s->batches) },
         { "writes", rt_read(&s->writes) },

@@ -10,7 +10,7 @@
 
 /* ---- a reply comes home -------------------------------------------------------------- */
 
-static bool is_awaitable(PyObject *value)
+bool core_is_awaitable(PyObject *value)
 {
     const PyAsyncMethods *async = Py_TYPE(value)->tp_as_async;
 
@@ -18,7 +18,7 @@ static bool is_awaitable(PyObject *value)
 }
 
 /* The reply through the response callback.  NULL with an exception set. */
-static PyObject *apply(PyObject *callback, PyObject *options, PyObject *value)
+PyObject *core_apply_callback(PyObject *callback, PyObject *options, PyObject *value)
 {
     PyObject *args, *result;
 
@@ -62,7 +62,7 @@ static PyObject *outcome(struct core_channel *channel, struct core_job *job, PyO
     }
     if (callback == NULL)
         return value;
-    result = apply(callback, options, value);
+    result = core_apply_callback(callback, options, value);
     Py_DECREF(value);
     return result;
 }
@@ -123,7 +123,7 @@ static int finish_command(struct core_wake_ctx *w, struct core_bridge *bridge,
         if (asked < 0)
             Py_XSETREF(exception, core_take_exception());
     }
-    if (value != NULL && callback != NULL && is_awaitable(value)) {
+    if (value != NULL && callback != NULL && core_is_awaitable(value)) {
         /* An asynchronous response callback: its outcome is the command's. */
         chained = PyObject_CallFunctionObjArgs(w->st->native.chain, fut, value, NULL);
         if (chained != NULL)
@@ -221,16 +221,15 @@ static bool is_upper_ascii(PyObject *name)
     return true;
 }
 
-/* The response callback of a command: a new reference, or NULL. */
-static int find_callback(struct core_client *client, PyObject *name, PyObject **out)
+int core_find_callback(PyObject *callbacks, PyObject *name, PyObject **out)
 {
     PyObject *found, *upper;
 
     *out = NULL;
-    if (client->callbacks == NULL || !PyUnicode_Check(name))
+    if (callbacks == NULL || !PyUnicode_Check(name))
         return 0; /* redis-py finds none for bytes */
-    if (!PyDict_Check(client->callbacks)) {
-        found = PyObject_GetItem(client->callbacks, name);
+    if (!PyDict_Check(callbacks)) {
+        found = PyObject_GetItem(callbacks, name);
         if (found == NULL && !PyErr_ExceptionMatches(PyExc_KeyError))
             return -1;
         PyErr_Clear();
@@ -238,16 +237,16 @@ static int find_callback(struct core_client *client, PyObject *name, PyObject **
         return 0;
     }
     /* redis-py's dict keeps its names in upper case. */
-    found = PyDict_GetItemWithError(client->callbacks, name);
+    found = PyDict_GetItemWithError(callbacks, name);
     if (found == NULL) {
         if (PyErr_Occurred())
             return -1;
-        if (is_upper_ascii(name))
+        if (PyDict_CheckExact(callbacks) || is_upper_ascii(name))
             return 0;
         upper = PyObject_CallMethod(name, "upper", NULL);
         if (upper == NULL)
             return -1;
-        found = PyDict_GetItemWithError(client->callbacks, upper);
+        found = PyDict_GetItemWithError(callbacks, upper);
         Py_DECREF(upper);
         if (found == NULL)
             return PyErr_Occurred() ? -1 : 0;
@@ -258,9 +257,8 @@ static int find_callback(struct core_client *client, PyObject *name, PyObject **
 
 /* ---- execute_command --------------------------------------------------------------------- */
 
-/* Call a method of self's with the same arguments. */
-static PyObject *call_instead(PyObject *self, PyObject *method, PyObject *const *args,
-                              Py_ssize_t nargs, PyObject *kwnames)
+PyObject *core_call_instead(PyObject *self, PyObject *method, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t total = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
     PyObject *few[16], **copy = few, *result;
@@ -308,6 +306,12 @@ static bool is_usable(const struct core_channel *channel)
            atomic_load_explicit(&channel->rds->closing, memory_order_relaxed) == 0;
 }
 
+int core_client_open(struct core_client *client)
+{
+    if (!client->leased_only && !is_usable(client->channel) && open_channel(client) < 0)
+        return -1;
+    return !client->leased_only;
+}
 /* A command as it was called.  Where it is known (core_args_describe), args has no
  * name; otherwise the name is the first of them. */
 struct call {
@@ -374,8 +378,8 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
     if (fut == NULL)
         goto fail;
     f = (struct core_future *)fut;
-    if (find_callback(client, call->known != NULL ? call->name : call->args[0],
-                      &f->reply_callback) < 0)
+    if (core_find_callback(client->callbacks, call->known != NULL ? call->name : call->args[0],
+                           &f->reply_callback) < 0)
         goto fail;
     if (call->kwnames != NULL && sort_options(st, job, call->args + call->nargs, call->kwnames,
                                               f->reply_callback != NULL, &f->reply_options) < 0)
@@ -454,25 +458,25 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
     bool leased = false;
     int observed;
 
-    if (!client->leased_only && !is_usable(client->channel) && open_channel(client) < 0)
+    if (core_client_open(client) < 0)
         return NULL;
     if (client->leased_only)
-        return call_instead(op, native->str_execute_leased, args, nargs, kwnames);
+        return core_call_instead(op, native->str_execute_leased, args, nargs, kwnames);
     if (core_channel_check_fork(client->channel) < 0)
         return NULL;
     bridge = core_bridge_of(client->channel->pool, &loop);
     if (bridge == NULL) {
         if (PyErr_Occurred())
             return NULL;
-        return call_instead(op, native->str_execute_deferred, args, nargs, kwnames);
+        return core_call_instead(op, native->str_execute_deferred, args, nargs, kwnames);
     }
     observed = core_observed(client->st, bridge->outstanding > 0);
     if (observed != 0)
         return observed < 0 ? NULL
-                            : call_instead(op, native->str_execute_leased, args, nargs, kwnames);
+                            : core_call_instead(op, native->str_execute_leased, args, nargs, kwnames);
     result = execute_native(client, bridge, loop, &call, &leased);
     if (result == NULL && leased)
-        return call_instead(op, native->str_execute_leased, args, nargs, kwnames);
+        return core_call_instead(op, native->str_execute_leased, args, nargs, kwnames);
     return result;
 }
 
@@ -619,7 +623,7 @@ static PyObject *client_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)client;
 }
 
-static int client_traverse(PyObject *op, visitproc visit, void *arg)
+int core_client_traverse(PyObject *op, visitproc visit, void *arg)
 {
     struct core_client *client = (struct core_client *)op;
 
@@ -630,7 +634,7 @@ static int client_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-static int client_clear(PyObject *op)
+int core_client_clear(PyObject *op)
 {
     struct core_client *client = (struct core_client *)op;
 
@@ -640,13 +644,13 @@ static int client_clear(PyObject *op)
     return 0;
 }
 
-static void client_dealloc(PyObject *op)
+void core_client_dealloc(PyObject *op)
 {
     struct core_state *st = ((struct core_client *)op)->st;
     PyTypeObject *type = Py_TYPE(op);
 
     PyObject_GC_UnTrack(op);
-    (void)client_clear(op);
+    (void)core_client_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
     core_state_drop(st);
@@ -677,9 +681,9 @@ static PyGetSetDef client_getset[] = {
 static PyType_Slot client_slots[] = {
     { Py_tp_doc, "The native half of offloop.redis.Redis." },
     { Py_tp_new, client_new },
-    { Py_tp_dealloc, client_dealloc },
-    { Py_tp_traverse, client_traverse },
-    { Py_tp_clear, client_clear },
+    { Py_tp_dealloc, core_client_dealloc },
+    { Py_tp_traverse, core_client_traverse },
+    { Py_tp_clear, core_client_clear },
     { Py_tp_methods, client_methods },
     { Py_tp_getset, client_getset },
     { 0, NULL },

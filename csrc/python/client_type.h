@@ -53,4 +53,25 @@ PyObject *core_client_resend(struct core_channel *channel, PyObject *call);
 
 extern PyType_Spec core_client_spec;
 
+/* ---- for pipeline_type.c: a pipeline is a client too ----------------------------- */
+
+/* See to it that the client has its channel.  1: it has; 0: it goes redis-py's
+ * way; -1: an exception is set. */
+int core_client_open(struct core_client *client);
+
+/* Call a method of self's with the same arguments. */
+PyObject *core_call_instead(PyObject *self, PyObject *method, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames);
+
+/* The response callback of a command: a new reference, or NULL.  -1: an exception. */
+int core_find_callback(PyObject *callbacks, PyObject *name, PyObject **out);
+
+/* The reply through its callback; options: a dict or NULL. */
+PyObject *core_apply_callback(PyObject *callback, PyObject *options, PyObject *value);
+bool core_is_awaitable(PyObject *value);
+
+int core_client_traverse(PyObject *op, visitproc visit, void *arg);
+int core_client_clear(PyObject *op);
+void core_client_dealloc(PyObject *op);
+
 #endif

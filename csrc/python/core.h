@@ -70,6 +70,8 @@ struct core_native_state {
     PyTypeObject *client_type;
     PyTypeObject *method_type;
     PyTypeObject *entry_type;
+    PyTypeObject *pipeline_type;
+    PyTypeObject *batch_type;
     PyObject *get_running_loop;     /* asyncio._get_running_loop */
 
     /* Given by offloop.redis, which imports the redis package. */
@@ -106,6 +108,8 @@ struct core_native_state {
     PyObject *str_collector;
     PyObject *str_instance;
     PyObject *str_provider;
+    PyObject *str_immediate_execute;
+    PyObject *str_pipeline_execute;
 };
 
 struct core_state {

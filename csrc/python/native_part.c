@@ -6,12 +6,14 @@
 #include "core.h"
 #include "entry.h"
 #include "methods.h"
+#include "pipeline_type.h"
 #include "pool_type.h"
 
 /* The objects of the state: name for name, so that visiting and clearing them
  * cannot forget one. */
-#define TYPES(X) X(bridge_type) X(pool_type) X(channel_type) X(client_type) \
-    X(method_type) X(entry_type)
+#define TYPES(X)                                                                   \
+    X(bridge_type) X(pool_type) X(channel_type) X(client_type) X(method_type)     \
+    X(entry_type) X(pipeline_type) X(batch_type)
 #define OBJECTS(X)                                                                 \
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
     X(max_connections_error)                                                      \
@@ -32,7 +34,9 @@
     X(str_instance, "_observability_instance")                                    \
     X(str_provider, "_provider_manager")                                          \
     X(str_execute_command, "execute_command")                                     \
-    X(str_running_mark, "__asyncio_running_event_loop__")
+    X(str_running_mark, "__asyncio_running_event_loop__")                         \
+    X(str_immediate_execute, "immediate_execute_command")                         \
+    X(str_pipeline_execute, "pipeline_execute_command")
 
 /* _setup_redis(parse_error=..., ...): what the C code takes from redis-py. */
 static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -113,12 +117,18 @@ static PyMethodDef functions[] = {
     { NULL, NULL, 0, NULL },
 };
 
-static int add_type(PyObject *module, PyType_Spec *spec, const char *name, PyTypeObject **out)
+static int add_subtype(PyObject *module, PyType_Spec *spec, const char *name,
+                       PyTypeObject *base, PyTypeObject **out)
 {
-    *out = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    *out = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
     if (*out == NULL)
         return -1;
     return PyModule_AddObjectRef(module, name, (PyObject *)*out);
+}
+
+static int add_type(PyObject *module, PyType_Spec *spec, const char *name, PyTypeObject **out)
+{
+    return add_subtype(module, spec, name, NULL, out);
 }
 
 static int native_register(PyObject *module, struct core_state *st)
@@ -140,7 +150,10 @@ static int native_register(PyObject *module, struct core_state *st)
         add_type(module, &core_channel_spec, "Channel", &n->channel_type) < 0 ||
         add_type(module, &core_client_spec, "Client", &n->client_type) < 0 ||
         add_type(module, &core_method_spec, "Method", &n->method_type) < 0 ||
-        add_type(module, &core_entry_spec, "Entry", &n->entry_type) < 0)
+        add_type(module, &core_entry_spec, "Entry", &n->entry_type) < 0 ||
+        add_type(module, &core_batch_spec, "Batch", &n->batch_type) < 0 ||
+        add_subtype(module, &core_pipeline_spec, "Pipeline", n->client_type,
+                    &n->pipeline_type) < 0)
         return -1;
     n->execute_command = PyObject_GetAttr((PyObject *)n->client_type, n->str_execute_command);
     if (n->execute_command == NULL)

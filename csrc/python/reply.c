@@ -33,6 +33,16 @@ static PyObject *error_of(struct core_state *st, const char *str, uint32_t len)
     return error;
 }
 
+static PyObject *failure_of(struct core_state *st, const char *str, uint32_t len)
+{
+    PyObject *text = PyUnicode_DecodeUTF8(str, (Py_ssize_t)len, "replace"), *error = NULL;
+
+    if (text != NULL)
+        error = PyObject_CallOneArg(st->native.redis_error, text);
+    Py_XDECREF(text);
+    return error;
+}
+
 static PyObject *big_of(const struct rds_node *node)
 {
     PyObject *text = PyUnicode_DecodeASCII(node->str, (Py_ssize_t)node->len, NULL), *value = NULL;
@@ -56,6 +66,7 @@ static PyObject *object_of(struct core_channel *channel, const struct rds_node *
     case RDS_VERB: return text_of(channel, node->str, node->len, raw);
     case RDS_BIG: return big_of(node);
     case RDS_ERROR: return error_of(channel->st, node->str, node->len);
+    case RDS_FAILURE: return failure_of(channel->st, node->str, node->len);
     case RDS_ARRAY:
     case RDS_SET:
     case RDS_PUSH: return PyList_New((Py_ssize_t)node->len);
@@ -88,22 +99,20 @@ static int add(struct frame *frame, PyObject *object)
     return rc;
 }
 
-PyObject *core_reply_object(struct core_channel *channel, const struct rds_arena *reply, bool raw,
-                            bool *is_error)
+PyObject *core_reply_next(struct core_channel *channel, const struct rds_arena *arena,
+                          uint32_t *at, bool raw, enum rds_type *type)
 {
     struct frame stack[RDS_MAX_DEPTH + 1];
     PyObject *object = NULL;
     struct rds_node node;
-    uint32_t at = 0;
     int depth = 0;
 
-    *is_error = false;
-    while (rds_reply_next(reply, &at, &node)) {
+    while (rds_reply_next(arena, at, &node)) {
         object = object_of(channel, &node, raw);
         if (object == NULL)
             goto fail;
         if (depth == 0)
-            *is_error = node.type == RDS_ERROR;
+            *type = node.type;
         if (has_children(&node)) {
             RT_CHECK(depth <= RDS_MAX_DEPTH);
             stack[depth++] = (struct frame){ .object = object,
@@ -136,6 +145,26 @@ fail:
         Py_DECREF(stack[depth].object);
     }
     return NULL;
+}
+
+PyObject *core_reply_object(struct core_channel *channel, const struct rds_arena *reply, bool raw,
+                            bool *is_error)
+{
+    enum rds_type type = RDS_NIL;
+    uint32_t at = 0;
+    PyObject *object = core_reply_next(channel, reply, &at, raw, &type);
+
+    *is_error = type == RDS_ERROR;
+    return object;
+}
+
+void core_reply_skip(const struct rds_arena *arena, uint32_t *at)
+{
+    struct rds_node node;
+    uint64_t left = 1;
+
+    while (left > 0 && rds_reply_next(arena, at, &node))
+        left += (uint64_t)(has_children(&node) ? node.len : 0) - 1;
 }
 
 PyObject *core_reply_failure(struct core_channel *channel, int err, const struct rds_arena *reply)

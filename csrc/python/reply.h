@@ -17,6 +17,14 @@
 PyObject *core_reply_object(struct core_channel *channel, const struct rds_arena *reply, bool raw,
                             bool *is_error);
 
+/* The same for the reply at *at of an arena that has several; *at moves past it,
+ * and *type is that of its first node. */
+PyObject *core_reply_next(struct core_channel *channel, const struct rds_arena *arena,
+                          uint32_t *at, bool raw, enum rds_type *type);
+
+/* Move *at past the reply there.  Thread: any.  GIL: no need. */
+void core_reply_skip(const struct rds_arena *arena, uint32_t *at);
+
 /* The exception for a command that failed in the client: a new reference to an
  * instance, or NULL with an exception set. */
 PyObject *core_reply_failure(struct core_channel *channel, int err,

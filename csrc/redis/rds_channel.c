@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "rds_lease.h"
+#include "rds_pipeline.h"
 
 struct named_channel {
     struct rds_channel channel;
@@ -52,7 +53,7 @@ static bool valid(const struct rds_options *o)
         return false;
     }
     return (o->protocol == 2 || o->protocol == 3) && o->db >= 0 && o->max_reply >= 1024 &&
-           o->max_reply < UINT32_MAX - 1024 && o->connect_retries >= -1;
+           o->max_reply < UINT32_MAX - 4 * RDS_PAGE && o->connect_retries >= -1;
 }
 
 static bool name(struct named_channel *self)
@@ -185,6 +186,10 @@ int rds_channel_push(struct rds_channel *channel, struct rds_job *job)
     if (job->base.deadline != RT_NEVER)
         rt_source_due(&conn->source, job->base.deadline);
     atomic_fetch_add_explicit(&conn->submitted, 1, memory_order_relaxed);
+    if (job->pipeline != NULL) {
+        rt_count(&channel->stats.pipelines, 1);
+        rt_count(&channel->stats.pipelined, job->awaited);
+    }
     rt_stack_push(&conn->inbox, &job->base.node);
     /* From here on the job may be home already.
      * Partner: the move to CLOSED in rds_conn.c, followed by a look at the

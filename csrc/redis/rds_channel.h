@@ -49,6 +49,7 @@ struct rds_stats {
     _Atomic uint64_t timeouts;   /* of them by their deadline */
     _Atomic uint64_t cancelled;  /* commands that nobody waited for any more */
     _Atomic uint64_t dropped;    /* replies that nobody waited for any more */
+    _Atomic uint64_t pipelines, pipelined; /* jobs that are one; commands in them */
     _Atomic uint64_t pushes;     /* out-of-band messages dropped */
     _Atomic uint64_t connects;   /* connections made */
     _Atomic uint64_t connect_failures;

@@ -14,24 +14,30 @@ size_t rds_put_decimal(char *out, uint64_t value)
     return n;
 }
 
+void rds_cmd_begin_at(struct rds_cmd *cmd, char *at, size_t argc, size_t size)
+{
+    cmd->job = NULL;
+    cmd->limit = at + rds_cmd_need(argc, size);
+    *at++ = '*';
+    at += rds_put_decimal(at, argc);
+    *at++ = '\r';
+    *at++ = '\n';
+    cmd->at = at;
+}
+
 int rds_cmd_begin(struct rds_cmd *cmd, struct rds_job *job, size_t argc, size_t size)
 {
-    size_t need = 1 + rds_decimal_size(argc) + 2 + size;
+    size_t need = rds_cmd_need(argc, size);
+    char *at = job->inline_bytes;
 
-    cmd->job = job;
-    cmd->at = job->inline_bytes;
-    cmd->limit = job->inline_bytes + RDS_INLINE;
     if (need > RDS_INLINE) {
-        cmd->at = malloc(need);
-        if (cmd->at == NULL)
+        at = malloc(need);
+        if (at == NULL)
             return RT_ENOMEM;
-        cmd->limit = cmd->at + need;
     }
-    job->request = cmd->at;
-    *cmd->at++ = '*';
-    cmd->at += rds_put_decimal(cmd->at, argc);
-    *cmd->at++ = '\r';
-    *cmd->at++ = '\n';
+    job->request = at;
+    rds_cmd_begin_at(cmd, at, argc, size);
+    cmd->job = job;
     return RT_OK;
 }
 

@@ -44,6 +44,15 @@ static inline size_t rds_cmd_arg_size(size_t len)
 /* 0 or RT_ENOMEM.  Thread: owner.  Blocks: no. */
 int rds_cmd_begin(struct rds_cmd *cmd, struct rds_job *job, size_t argc, size_t size);
 
+/* The same into memory of the caller's, of rds_cmd_need() bytes; no rds_cmd_end(). */
+void rds_cmd_begin_at(struct rds_cmd *cmd, char *at, size_t argc, size_t size);
+
+/* Bytes of the whole command on the wire. */
+static inline size_t rds_cmd_need(size_t argc, size_t size)
+{
+    return 1 + rds_decimal_size(argc) + 2 + size;
+}
+
 /* Append an argument that rds_cmd_begin() was told of. */
 void rds_cmd_arg(struct rds_cmd *cmd, const char *arg, size_t len);
 

@@ -14,6 +14,7 @@
 
 #include "rds_conn.h"
 #include "rds_lease.h"
+#include "rds_pipeline.h"
 
 #ifndef RDS_MUTANT_MATCH
 #define RDS_MUTANT_MATCH 0 /* 1: a planted bug, see match() */
@@ -63,8 +64,12 @@ static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
 static void fail_job(struct rds_conn *conn, struct rds_job *job, int err, bool maybe_run,
                      const char *text)
 {
+    char of_pipeline[340];
+
     if (!job->tombstone) {
         job->maybe_run = maybe_run;
+        if (job->pipeline != NULL)
+            text = rds_pipeline_say(of_pipeline, sizeof of_pipeline, text);
         rds_arena_set_text(&job->reply, RDS_ERROR, text);
     }
     send_home(conn, job, err);
@@ -243,6 +248,29 @@ static ssize_t write_socket(redisContext *c)
     return -1;
 }
 
+/* The job that the next reply is for: the oldest in flight, or the pipeline of
+ * which only a part is out. */
+static struct rds_job *answered_next(const struct rds_conn *conn)
+{
+    if (conn->inflight.head != NULL)
+        return rds_job_of(conn->inflight.head);
+    return conn->head_sent > 0 ? rds_job_of(conn->pending.head) : NULL;
+}
+
+/* Whether the command whose reply begins is wholly out, as it must be. */
+static bool is_out(const struct rds_conn *conn, const struct rds_job *job)
+{
+    struct rds_pipeline *p = job->pipeline;
+
+    if (job->end <= conn->written)
+        return true;
+    if (job->start >= conn->written)
+        return false;
+    if (p != NULL)
+        return rds_pipeline_is_out(p, p->commands - job->awaited, conn->written - job->start);
+    return job->tombstone && job->awaited > 1; /* a pipeline's, whose bytes are gone */
+}
+
 /* The builder asks where the reply that begins belongs. */
 static bool begin_reply(void *owner, struct rds_arena **into)
 {
@@ -251,15 +279,25 @@ static bool begin_reply(void *owner, struct rds_arena **into)
 
     if (conn->pinging || rds_conn_state(conn) != RDS_CONN_READY) {
         *into = &conn->scratch;
+        conn->scratch.len = 0;
         return true;
     }
-    if (conn->inflight.head == NULL)
+    job = answered_next(conn);
+    if (job == NULL || !is_out(conn, job))
         return false;
-    job = rds_job_of(conn->inflight.head);
-    if (job->end > conn->written)
-        return false; /* its command is not out yet */
-    *into = rt_job_state(&job->base) == RT_JOB_RUNNING ? &job->reply : NULL;
-    return true;
+    if (rt_job_state(&job->base) != RT_JOB_RUNNING) {
+        *into = NULL;
+        if (job->pipeline != NULL)
+            rds_pipeline_drop_replies(job->pipeline);
+    } else if (job->pipeline != NULL) {
+        *into = rds_pipeline_begin(job->pipeline);
+        if (*into == NULL)
+            conn->builder.bad = "no memory for a reply";
+    } else {
+        *into = &job->reply;
+        job->reply.len = 0;
+    }
+    return conn->builder.bad == NULL;
 }
 
 void rds_exchange_attach(struct rds_conn *conn)
@@ -286,6 +324,30 @@ void rds_exchange_attach(struct rds_conn *conn)
 _Atomic bool rds_mutant_match = RDS_MUTANT_MATCH;
 #endif
 
+static void say_too_big(const struct rds_conn *conn, char *text, size_t size)
+{
+    snprintf(text, size, "the reply from %.90s is over the cap of %llu bytes",
+             rds_channel_endpoint(conn->channel),
+             (unsigned long long)conn->builder.max_bytes);
+}
+
+/* One of a pipeline's replies is there. */
+static void keep_reply(const struct rds_conn *conn, struct rds_job *job, bool too_big)
+{
+    struct rds_pipeline *p = job->pipeline;
+    char text[160];
+
+    job->awaited--;
+    if (p == NULL || rt_job_state(&job->base) != RT_JOB_RUNNING)
+        return;
+    if (too_big && p->last != NULL) {
+        say_too_big(conn, text, sizeof text);
+        rds_pipeline_fail_reply(p, text);
+    }
+    if (p->wire != NULL && job->end <= conn->written)
+        rds_pipeline_forget_wire(p, job);
+}
+
 /* A whole reply is there: whose is it? */
 static bool match(struct rds_conn *conn, uint64_t *count)
 {
@@ -303,7 +365,20 @@ static bool match(struct rds_conn *conn, uint64_t *count)
         rds_connect_reply(conn);
         return conn->ctx != NULL;
     }
-    job = rds_job_of(rt_joblist_pop(&conn->inflight));
+    job = answered_next(conn);
+    if (job->pipeline != NULL || job->awaited > 1) {
+        keep_reply(conn, job, too_big);
+        if (job->awaited > 0) {
+            (*count)++;
+            if (job->tombstone || rt_job_state(&job->base) != RT_JOB_RUNNING)
+                rt_count(&stats->dropped, 1);
+            return true;
+        }
+        too_big = false; /* that stands in the reply's place */
+    }
+    /* The last command of a pipeline was out before it could be answered. */
+    RT_CHECK(conn->inflight.head == &job->base);
+    (void)rt_joblist_pop(&conn->inflight);
 #if RT_DEBUG || RDS_MUTANT_MATCH
     /* Off by one after a cancelled command: the tests show that this is caught. */
     if (atomic_load_explicit(&rds_mutant_match, memory_order_relaxed) &&
@@ -318,8 +393,7 @@ static bool match(struct rds_conn *conn, uint64_t *count)
     if (too_big) {
         char text[160];
 
-        snprintf(text, sizeof text, "the reply from %.90s is over the cap of %llu bytes",
-                 rds_channel_endpoint(conn->channel), (unsigned long long)b->max_bytes);
+        say_too_big(conn, text, sizeof text);
         fail_job(conn, job, RT_ETOOBIG, true, text);
     } else {
         send_home(conn, job, RT_OK);
@@ -425,6 +499,18 @@ static int drop_bytes(struct rds_conn *conn)
     return REDIS_OK;
 }
 
+/* A pipeline that is being answered has its time anew for each reply: it is many
+ * commands, and however many, it is the server's silence that ends it. */
+static void renew_deadline(struct rds_conn *conn)
+{
+    struct rds_job *job = answered_next(conn);
+
+    if (job == NULL || job->pipeline == NULL || job->pipeline->patience == RT_NEVER ||
+        job->awaited == job->pipeline->commands)
+        return;
+    job->base.deadline = rt_after(conn->quiet_since, job->pipeline->patience);
+}
+
 /* Read at most so many times.  Sets *progress when there was anything, the end of
  * the connection too.  Returns the bytes. */
 static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigned most,
@@ -456,6 +542,7 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
     if (count > 0) {
         rt_count(&stats->batches, 1);
         rt_count(&stats->replies, count);
+        renew_deadline(conn);
     }
     if (worker == NULL) {
         rt_count(&conn->channel->pool->loop_commands, count);
@@ -588,14 +675,15 @@ static bool bury(struct rds_conn *conn, struct rt_job **link, struct rds_job *jo
     stone->tombstone = true;
     stone->start = job->start;
     stone->end = job->end;
+    stone->awaited = job->awaited;
     atomic_init(&stone->base.state, RT_JOB_ABANDONED);
     stone->base.next = job->base.next;
     *link = &stone->base;
     if (list->tail == &job->base)
         list->tail = &stone->base;
     conn->tombstones++;
-    if (conn->builder.into == &job->reply)
-        conn->builder.into = NULL; /* its reply is half here: drop the rest */
+    if (list->head == &stone->base)
+        conn->builder.into = NULL; /* if its reply is half here: drop the rest */
     return true;
 }
 

@@ -1,4 +1,5 @@
 /* A Redis command as a job: its bytes on the way out, its reply on the way in.
+ * A pipeline is one job as well (rds_pipeline.h).
  *
  * The owner encodes the command (rds_cmd.h) and submits it to a channel; a
  * worker sends it and fills in the reply or the reason of its failure; the job
@@ -18,9 +19,11 @@ void rds_lease_unref(struct rds_lease *lease);
 
 #define RDS_INLINE 136 /* bytes of a command or reply kept in the job itself */
 
+struct rds_pipeline;
+
 struct rds_job {
     struct rt_job base;
-    char *request; /* RESP bytes; `inline_bytes` or on the heap */
+    char *request; /* RESP bytes; `inline_bytes`, on the heap or the pipeline's */
     size_t request_len;
     uint64_t start, end; /* place in the stream, valid once appended */
     struct rds_arena reply;
@@ -28,11 +31,15 @@ struct rds_job {
     struct rds_lease *_Atomic lease; /* the one it was given, kept until rds_job_fini() */
     uint64_t patience; /* ns it may take from when it is sent */
     bool leased;       /* it was submitted as one */
+    struct rds_pipeline *pipeline; /* owned; where its replies go, or NULL */
+    uint32_t awaited; /* replies to come: 1 for a command */
     bool maybe_run;  /* it failed, but the server may have run it */
     bool reads;      /* it changes nothing: running it twice does no harm */
     bool tombstone;  /* stands for a timed-out job whose reply is due */
     char inline_bytes[RDS_INLINE];
 };
+
+void rds_pipeline_free(struct rds_pipeline *p);
 
 static inline struct rds_job *rds_job_of(struct rt_job *job)
 {
@@ -49,6 +56,8 @@ static inline void rds_job_init(struct rds_job *job, struct rt_mailbox *mailbox,
     atomic_init(&job->lease, NULL);
     job->patience = RT_NEVER;
     job->leased = false;
+    job->pipeline = NULL;
+    job->awaited = 1;
     job->maybe_run = job->reads = job->tombstone = false;
     rds_arena_init(&job->reply, job->inline_bytes, RDS_INLINE);
 }
@@ -56,8 +65,11 @@ static inline void rds_job_init(struct rds_job *job, struct rt_mailbox *mailbox,
 /* Free what the job has on the heap; the job itself is the owner's. */
 static inline void rds_job_fini(struct rds_job *job)
 {
-    if (job->request != job->inline_bytes)
+    if (job->pipeline != NULL)
+        rds_pipeline_free(job->pipeline);
+    else if (job->request != job->inline_bytes)
         free(job->request);
+    job->pipeline = NULL;
     job->request = job->inline_bytes;
     rds_arena_free(&job->reply);
     if (job->leased && atomic_load(&job->lease) != NULL)

@@ -33,25 +33,29 @@ static char *reserve(struct rds_arena *a, size_t more)
     return a->data + a->len;
 }
 
-void rds_arena_set_text(struct rds_arena *a, enum rds_type type, const char *text)
+void rds_arena_add_text(struct rds_arena *a, enum rds_type type, const char *text)
 {
     size_t len = strlen(text);
     uint32_t n;
-    char *p;
+    char *p = reserve(a, 5 + len);
 
-    a->len = 0;
-    p = reserve(a, 5 + len);
     if (p == NULL) {
-        p = a->data;
-        len = a->cap > 5 ? a->cap - 5 : 0;
-        if (a->cap < 5)
+        if (a->cap - a->len < 5)
             return;
+        p = a->data + a->len;
+        len = a->cap - a->len - 5;
     }
     n = (uint32_t)len;
     p[0] = (char)type;
     memcpy(p + 1, &n, sizeof n);
     memcpy(p + 5, text, len);
-    a->len = 5 + n;
+    a->len += 5 + n;
+}
+
+void rds_arena_set_text(struct rds_arena *a, enum rds_type type, const char *text)
+{
+    a->len = 0;
+    rds_arena_add_text(a, type, text);
 }
 
 static struct rds_builder *builder_of(const redisReadTask *task)
@@ -91,8 +95,6 @@ static bool start(struct rds_builder *b, const redisReadTask *task, uint64_t siz
             fail(b, "a reply that no command asked for");
             return false;
         }
-        if (b->into != NULL)
-            b->into->len = 0;
     }
     b->bytes += size;
     if (b->bytes > b->max_bytes)
@@ -249,6 +251,7 @@ bool rds_reply_next(const struct rds_arena *a, uint32_t *at, struct rds_node *ou
     case RDS_ERROR:
     case RDS_VERB:
     case RDS_BIG:
+    case RDS_FAILURE:
         memcpy(&out->len, p, sizeof out->len);
         out->str = p + 4;
         p += 4 + (size_t)out->len;

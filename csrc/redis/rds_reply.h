@@ -15,6 +15,7 @@
  *   RDS_INT                         int64
  *   RDS_DOUBLE                      double
  *   RDS_STR STATUS ERROR VERB BIG   uint32 length, bytes (VERB: without "txt:")
+ *   RDS_FAILURE                     the same: why the client has no such reply
  *   RDS_ARRAY SET MAP PUSH          uint32 number of nodes that follow as its
  *                                   children (a map has two for each pair) */
 #ifndef RDS_REPLY_H
@@ -42,6 +43,7 @@ enum rds_type {
     RDS_ERROR,
     RDS_VERB,
     RDS_BIG,
+    RDS_FAILURE,
     RDS_ARRAY,
     RDS_SET,
     RDS_MAP,
@@ -69,10 +71,14 @@ void rds_arena_free(struct rds_arena *a);
 /* Replace what the arena holds by one string node, cut where memory fails. */
 void rds_arena_set_text(struct rds_arena *a, enum rds_type type, const char *text);
 
+/* The same, after what the arena holds. */
+void rds_arena_add_text(struct rds_arena *a, enum rds_type type, const char *text);
+
 /* What the builder callbacks write to; one per connection. */
 struct rds_builder {
-    /* Where the next reply goes: NULL drops it.  Asked for once, at the first
-     * byte of an in-band reply; returns false when none is expected. */
+    /* Where the next reply goes, after what is there: NULL drops it.  Asked for
+     * once, at the first byte of an in-band reply; returns false when none is
+     * expected. */
     bool (*begin)(void *owner, struct rds_arena **into);
     void *owner;
     uint64_t max_bytes; /* of one reply */

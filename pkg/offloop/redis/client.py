@@ -30,6 +30,7 @@ from offloop import _core
 from offloop.pool import Pool
 from offloop.redis.connection import AbstractConnection, ConnectionPool, NativeChannel, adopt
 from offloop.redis.methods import native_methods
+from offloop.redis.pipeline import NativePipeline
 from offloop.redis.retries import READS, settle_by
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
@@ -167,6 +168,15 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
     def connection(self) -> None:
         self.connection = None
 
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        """A pipeline, which queues commands until its execute() sends them together.
+
+        Args:
+            transaction: wrap them in MULTI and EXEC.
+            shard_hint: kept for redis-py's signature.
+        """
+        return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
     def _open_channel(self) -> _core.Channel | None:
         """The channel for this client's commands; None: redis-py's own connections."""
         if self.single_connection_client or self.connection is not None:
@@ -224,6 +234,22 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
 
 for _name, _method in native_methods(base.Redis).items():
     setattr(Redis, _name, _method)
+
+
+class Pipeline(NativePipeline, base.Pipeline, Redis):  # type: ignore[misc]
+    """redis.asyncio's Pipeline, whose commands are one job of the native pool.
+
+    Each method queues its command and returns the pipeline; execute() sends them all
+    at once and gives the replies in order. After watch(), and where a command needs a
+    connection to itself, the pipeline goes redis-py's way on a connection of its own.
+
+    Args:
+        connection_pool: whose channel it uses.
+        response_callbacks: command name to the function that its reply goes through.
+        transaction: wrap the commands in MULTI and EXEC.
+        shard_hint: kept for redis-py's signature.
+    """
+
 
 StrictRedis = Redis
 

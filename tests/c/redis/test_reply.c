@@ -21,6 +21,7 @@ static bool begin(void *owner, struct rds_arena **into)
 
     s->begun++;
     *into = s->wanted ? &s->arena : NULL;
+    s->arena.len = 0;
     return s->expected;
 }
 
