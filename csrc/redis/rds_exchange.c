@@ -64,7 +64,7 @@ static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
 static void fail_job(struct rds_conn *conn, struct rds_job *job, int err, bool maybe_run,
                      const char *text)
 {
-    char of_pipeline[340];
+    char of_pipeline[360];
 
     if (!job->tombstone) {
         job->maybe_run = maybe_run;

@@ -194,11 +194,14 @@ void rds_pipeline_forget_wire(struct rds_pipeline *p, struct rds_job *job)
 const char *rds_pipeline_say(char *out, size_t size, const char *text)
 {
     static const char word[] = "the command";
-    const char *at = strstr(text, word);
+    const char *at;
+    size_t len = 0;
 
-    if (at == NULL)
-        return text;
-    snprintf(out, size, "%.*sthe pipeline%s", (int)(at - text), text, at + sizeof word - 1);
+    out[0] = '\0';
+    for (; (at = strstr(text, word)) != NULL && len < size; text = at + sizeof word - 1)
+        len += (size_t)snprintf(out + len, size - len, "%.*sthe pipeline", (int)(at - text), text);
+    if (len < size)
+        snprintf(out + len, size - len, "%s", text);
     return out;
 }
 

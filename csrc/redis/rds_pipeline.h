@@ -85,7 +85,7 @@ void rds_pipeline_drop_replies(struct rds_pipeline *p);
 /* The server has seen some of it: it is never sent again. */
 void rds_pipeline_forget_wire(struct rds_pipeline *p, struct rds_job *job);
 
-/* What is said of a command, said of a pipeline; out or text itself. */
+/* What is said of a command, said of a pipeline, in out. */
 const char *rds_pipeline_say(char *out, size_t size, const char *text);
 
 /* ---- for the reader ---------------------------------------------------------------- */
