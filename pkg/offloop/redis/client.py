@@ -7,14 +7,18 @@ connection pool behind it.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis.asyncio.client as base
 from redis._parsers.base import BaseParser
-from redis.asyncio.client import Monitor, Pipeline, PubSub
+from redis.asyncio.client import Monitor, PubSub
 from redis.asyncio.observability import recorder
+from redis.commands.json.commands import JSONCommands
+from redis.commands.search import AsyncPipeline
+from redis.commands.timeseries.commands import TimeSeriesCommands
 from redis.exceptions import (
     ConnectionError,
     DataError,
@@ -30,11 +34,14 @@ from offloop import _core
 from offloop.pool import Pool
 from offloop.redis.connection import AbstractConnection, ConnectionPool, NativeChannel, adopt
 from offloop.redis.methods import native_methods
+from offloop.redis.modules import JSON, Search, TimeSeries
 from offloop.redis.pipeline import NativePipeline
 from offloop.redis.retries import READS, settle_by
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
 
+
+_ENCODER, _DECODER = json.JSONEncoder(), json.JSONDecoder()
 
 _core._setup_redis(
     parse_error=BaseParser.parse_error,
@@ -177,6 +184,20 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
         """
         return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
+    def ft(self, index_name: Any = "idx") -> Search:
+        """The commands of the search module, for one index."""
+        return Search(self, index_name, SearchPipeline)
+
+    def json(  # type: ignore[override]
+        self, encoder: Any = _ENCODER, decoder: Any = _DECODER
+    ) -> JSON:
+        """The commands of the JSON module."""
+        return JSON(self, encoder, decoder, JSONPipeline)
+
+    def ts(self) -> TimeSeries:  # type: ignore[override]
+        """The commands of the time series module."""
+        return TimeSeries(self, TimeSeriesPipeline)
+
     def _open_channel(self) -> _core.Channel | None:
         """The channel for this client's commands; None: redis-py's own connections."""
         if self.single_connection_client or self.connection is not None:
@@ -249,6 +270,18 @@ class Pipeline(NativePipeline, base.Pipeline, Redis):  # type: ignore[misc]
         transaction: wrap the commands in MULTI and EXEC.
         shard_hint: kept for redis-py's signature.
     """
+
+
+class SearchPipeline(Pipeline, AsyncPipeline):  # type: ignore[misc]
+    """A pipeline of ``client.ft()``."""
+
+
+class JSONPipeline(JSONCommands, Pipeline):  # type: ignore[misc]
+    """A pipeline of ``client.json()``."""
+
+
+class TimeSeriesPipeline(TimeSeriesCommands, Pipeline):  # type: ignore[misc]
+    """A pipeline of ``client.ts()``."""
 
 
 StrictRedis = Redis
