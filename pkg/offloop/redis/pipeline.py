@@ -68,6 +68,10 @@ class NativePipeline(_core.Pipeline):
         cls = type(self)
         return any(getattr(cls, name) is not getattr(_RedisPy, name) for name in _HOOKS)
 
+    def _judges_itself(self) -> bool:
+        """Whether a subclass looks at the replies, errors among them or not."""
+        return getattr(type(self), "raise_first_error", None) is not _RedisPy.raise_first_error
+
     def multi(self) -> None:
         """Begin a transaction of queued commands, after watch() and what was read then.
 
@@ -172,7 +176,7 @@ class NativePipeline(_core.Pipeline):
     async def _pipeline_results(self, batch: _core.Batch, raise_on_error: bool) -> list[Any]:
         await self._apply_callbacks(batch, errors_in_place=True)
         results = batch.results
-        if raise_on_error and batch.failed:
+        if raise_on_error and (batch.failed or self._judges_itself()):
             commands = batch.commands()
             self.raise_first_error(commands, results)
             for number, error in enumerate(results, 1):
@@ -183,7 +187,8 @@ class NativePipeline(_core.Pipeline):
 
     async def _transaction_results(self, batch: _core.Batch, raise_on_error: bool) -> list[Any]:
         refused = batch.refused or []
-        commands = batch.commands() if refused or batch.failed else []
+        flawless = not (refused or batch.failed or self._judges_itself())
+        commands = [] if flawless else batch.commands()
         for index, error in refused:
             if index >= 0:  # it is not MULTI that was refused
                 self.annotate_exception(error, index + 1, commands[index][0])
@@ -199,7 +204,7 @@ class NativePipeline(_core.Pipeline):
             results.insert(max(index, 0), error)
         if len(results) != len(batch):
             raise ResponseError("Wrong number of response items from pipeline execution")
-        if raise_on_error and commands:
+        if raise_on_error and not flawless:
             self.raise_first_error(commands, results)
         await self._apply_callbacks(batch, errors_in_place=False)
         return results
