@@ -55,9 +55,14 @@ def build_delay_proxy() -> Path:
     return _compile("delay_proxy")
 
 
-def c_loop(program: Path, port: int, key: str, secs: float) -> dict[str, float]:
-    """Run the loop; its operations per second and latencies in microseconds."""
+def c_loop(program: Path, port: int, key: str, secs: float, depth: int = 0) -> dict[str, float]:
+    """Run the loop; its operations per second and latencies in microseconds.
+
+    With ``depth``, of pipelines of so many commands.
+    """
     command = [str(program), "127.0.0.1", str(port), key, str(secs)]
+    if depth > 0:
+        command.append(str(depth))
     found: dict[str, float] = json.loads(_run(command, secs + 30))
     return found
 

@@ -244,9 +244,54 @@ def methods(bench: Bench) -> None:
     bench.report.numbers[title] = found
 
 
+def pipeline(bench: Bench) -> None:
+    """Pipelines of GETs beside redis.asyncio's and a C loop of redisAppendCommand."""
+    depths, several = (100, 1000), 20
+    measurements: dict[str, Callable[[], Numbers]] = {}
+    for depth in depths:
+        for tasks in (1, several):
+            measurements |= bench.both(tasks, f"pipeline{depth}")
+        measurements[f"c loop {depth}"] = partial(
+            c_loop, bench.loop_program, bench.port, KEY, bench.secs, depth
+        )
+    rounds = bench.rounds_of("Pipelines of GETs", measurements)
+    report = bench.report
+    for depth in depths:
+
+        def rates(ours: str, theirs: str, depth: int = depth) -> str:
+            mine, other = rounds.median(ours, "ops_per_s"), rounds.median(theirs, "ops_per_s")
+            return f"({mine * depth / 1e3:,.0f} k/s to {other * depth / 1e3:,.0f} k/s)"
+
+        name = f"pipeline{depth}"
+        for tasks in (1, several):
+            ours, theirs = f"offloop {name} {tasks}", f"asyncio {name} {tasks}"
+            report.at_least(
+                f"{depth} GETs to redis.asyncio's, {tasks} task{'s' if tasks > 1 else ''}",
+                rounds.ratio(ours, theirs),
+                10.0,
+                rates(ours, theirs),
+            )
+        ours = f"offloop {name} 1"
+        mine = rounds.median(ours, "ops_per_s") * depth
+        floor = rounds.median(f"c loop {depth}", "ops_per_s")
+        report.at_least(
+            f"{depth} GETs to a C loop of redisAppendCommand, 1 task",
+            mine / floor,
+            0.4,
+            f"({mine / 1e3:,.0f} k/s to {floor / 1e3:,.0f} k/s)",
+        )
+        cpu = rounds.median(ours, "cpu_us") / depth
+        theirs_cpu = rounds.median(f"asyncio {name} 1", "cpu_us") / depth
+        report.note(
+            f"client CPU per GET, pipelines of {depth}",
+            f"{cpu:.2f} us (redis.asyncio {theirs_cpu:.1f} us)",
+        )
+
+
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "get": get,
     "others": others,
+    "pipeline": pipeline,
     "round_trip": round_trip,
     "in_flight": in_flight,
     "heartbeat": heartbeat,

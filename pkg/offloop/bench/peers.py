@@ -50,7 +50,17 @@ class Peer(Protocol):
         """Close the client."""
 
 
+async def _pipelined(client: Any, workload: Workload) -> Any:
+    pipe = client.pipeline(transaction=False)
+    queue = getattr(pipe, workload.method)
+    for _ in range(workload.depth):
+        queue(*workload.args, **workload.kwargs)
+    return await pipe.execute()
+
+
 def _bound(client: object, workload: Workload) -> Command:
+    if workload.depth > 0:
+        return functools.partial(_pipelined, client, workload)
     method = getattr(client, workload.method)
     call: Command = functools.partial(method, *workload.args, **workload.kwargs)
     return call
@@ -67,6 +77,8 @@ class ExecutorPeer:
         await get_running_loop().run_in_executor(self._threads, self._client.ping)
 
     def command(self, workload: Workload) -> Command:
+        if workload.depth > 0:
+            raise BenchError("the executor takes part without pipelines")
         run = get_running_loop().run_in_executor
         return functools.partial(run, self._threads, _bound(self._client, workload))
 
@@ -109,7 +121,7 @@ class CoredisPeer:
         await self._client.__aenter__()
 
     def command(self, workload: Workload) -> Command:
-        if workload.method != "get":
+        if workload.method != "get" or workload.depth > 0:
             raise BenchError("coredis takes part with get only")
         return _bound(self._client, workload)
 
@@ -150,7 +162,7 @@ class GlidePeer:
         self._client = await self._open(self._options)
 
     def command(self, workload: Workload) -> Command:
-        if workload.method != "get":
+        if workload.method != "get" or workload.depth > 0:
             raise BenchError("glide takes part with get only")
         return _bound(self._client, workload)
 

@@ -16,17 +16,23 @@ _KEYS = (KEY, HASH, ZSET)
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of redis-py's API and the reply that proves it was answered."""
+    """One call of redis-py's API and the reply that proves it was answered.
+
+    With ``depth``, a pipeline of so many such calls, which counts as one.
+    """
 
     method: str
     args: tuple[object, ...]
     expected: object
     kwargs: Mapping[str, object] = field(default_factory=dict)
+    depth: int = 0
 
 
 WORKLOADS = {
     "get": Workload("get", (KEY,), VALUE),
     "execute": Workload("execute_command", ("GET", KEY), VALUE),
+    "pipeline100": Workload("get", (KEY,), [VALUE] * 100, depth=100),
+    "pipeline1000": Workload("get", (KEY,), [VALUE] * 1000, depth=1000),
     "getrange": Workload("getrange", (KEY, 0, 6), VALUE[:7]),
     "hget": Workload("hget", (HASH, "field"), VALUE),
     "zadd": Workload("zadd", (ZSET, {"member": 2.5}), 0, {"xx": True, "ch": True}),
