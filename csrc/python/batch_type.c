@@ -3,6 +3,7 @@
 #include "bridge.h"
 #include "client_type.h"
 #include "errors.h"
+#include "methods.h"
 #include "reply.h"
 
 /* What of the replies comes next. */
@@ -62,6 +63,7 @@ void core_entries_clear(struct core_entries *entries)
     for (i = 0; i < old.count; i++) {
         Py_XDECREF(old.at[i].values);
         Py_XDECREF(old.at[i].names);
+        Py_XDECREF(old.at[i].method);
     }
     PyMem_Free(old.at);
 }
@@ -73,6 +75,7 @@ int core_entries_visit(const struct core_entries *entries, visitproc visit, void
     for (i = 0; i < entries->count; i++) {
         Py_VISIT(entries->at[i].values);
         Py_VISIT(entries->at[i].names);
+        Py_VISIT(entries->at[i].method);
     }
     return 0;
 }
@@ -103,12 +106,24 @@ static PyObject *options_of(const struct core_entry *entry, PyObject *const *but
     return dict;
 }
 
+PyObject *core_entry_name_borrowed(const struct core_entry *entry)
+{
+    if (entry->method != NULL)
+        return core_method_name_borrowed(entry->method);
+    return PyTuple_GET_ITEM(entry->values, 0);
+}
+
 PyObject *core_entry_pair(const struct core_entry *entry)
 {
     static PyObject *const none[] = { NULL };
     PyObject *args = PyTuple_GetSlice(entry->values, 0, entry->nargs), *options = NULL;
     PyObject *pair = NULL;
 
+    if (entry->method != NULL) {
+        Py_XDECREF(args);
+        return core_method_spell(entry->method, &PyTuple_GET_ITEM(entry->values, 0),
+                                  entry->nargs, entry->names);
+    }
     if (args != NULL)
         options = options_of(entry, none);
     if (options != NULL)
@@ -396,7 +411,7 @@ static PyObject *apply_one(struct core_batch *b, const struct core_entry *entry,
     PyObject *const several[] = { native->str_keys, NULL };
     PyObject *options = NULL, *result;
 
-    if (entry->names != NULL) {
+    if (entry->names != NULL && entry->method == NULL) { /* a Method's are in the command */
         options = options_of(entry, errors_in_place ? single : several);
         if (options == NULL)
             return NULL;
@@ -431,7 +446,7 @@ static PyObject *batch_apply(PyObject *op, PyObject *args)
          b->applied++) {
         const struct core_entry *entry = &b->entries.at[b->applied];
         PyObject *value = PyList_GET_ITEM(b->results, (Py_ssize_t)b->applied);
-        PyObject *given = PyTuple_GET_ITEM(entry->values, 0);
+        PyObject *given = core_entry_name_borrowed(entry);
 
         if (limit-- <= 0) {
             result = Py_NewRef(Py_False);

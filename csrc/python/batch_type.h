@@ -24,6 +24,7 @@
 struct core_entry {
     PyObject *values; /* tuple: positional arguments, then those by name */
     PyObject *names;  /* of the latter, a tuple; or the options, a dict; or NULL */
+    PyObject *method; /* the Method that was called with them, or NULL: execute_command */
     uint32_t nargs;   /* positional ones */
     bool raw;         /* NEVER_DECODE */
 };
@@ -37,6 +38,9 @@ struct core_entries {
 struct core_entry *core_entries_add(struct core_entries *entries);
 void core_entries_clear(struct core_entries *entries);
 int core_entries_visit(const struct core_entries *entries, visitproc visit, void *arg);
+
+/* The command's name, borrowed. */
+PyObject *core_entry_name_borrowed(const struct core_entry *entry);
 
 /* (args, options) as redis-py keeps them; a new reference. */
 PyObject *core_entry_pair(const struct core_entry *entry);

@@ -480,7 +480,7 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
     return result;
 }
 
-int core_client_executes(struct core_client *client)
+int core_client_executes(struct core_client *client, PyObject *how)
 {
     struct core_native_state *native = &client->st->native;
     PyTypeObject *type = Py_TYPE(client);
@@ -489,8 +489,8 @@ int core_client_executes(struct core_client *client)
     if (type->tp_getattro != PyObject_GenericGetAttr)
         return 0;
     found = _PyType_Lookup(type, native->str_execute_command);
-    if (found != native->execute_command &&
-        (found == NULL || core_entry_native(client->st, found) != native->execute_command))
+    if (found != how &&
+        (found == NULL || core_entry_native(client->st, found) != how))
         return 0;
     dict = _PyObject_GetDictPtr((PyObject *)client);
     if (dict == NULL || *dict == NULL)

@@ -29,10 +29,11 @@ struct core_client {
     bool leased_only;             /* every command goes redis-py's way */
 };
 
-/* Whether execute_command, looked up on this very object, is this type's: no
- * subclass overrides it, nobody patched it, the instance has none of its own.
+/* Whether execute_command, looked up on this very object, is `how`, which is this
+ * type's or the pipeline's: no subclass overrides it, nobody patched it, the
+ * instance has none of its own.
  * 1, 0, or -1 with an exception set.  Thread: any.  GIL: held. */
-int core_client_executes(struct core_client *client);
+int core_client_executes(struct core_client *client, PyObject *how);
 
 /* execute_command(name, *args) by the native way, name being known.  NULL with
  * *declined true and no exception where that way is not open just now (no channel

@@ -92,6 +92,8 @@ struct core_native_state {
 
     PyObject *commands;             /* name -> what is known of it (args.c) */
     PyObject *execute_command;      /* Client's own, as its type has it */
+    PyObject *queue_command;        /* the same of Pipeline */
+    PyObject *speller;              /* a client that says what it was to execute */
 
     PyObject *str_add_reader;
     PyObject *str_remove_reader;

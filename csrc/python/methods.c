@@ -4,6 +4,7 @@
 
 #include "args.h"
 #include "client_type.h"
+#include "pipeline_type.h"
 
 #define FEW 8     /* arguments of a method with a default or options */
 #define OPTIONS 4 /* options of a method, at most */
@@ -99,17 +100,31 @@ static Py_ssize_t append_options(const struct core_method *method, PyObject *con
     return count;
 }
 
+/* Whether the object's commands may take the short cut just now. */
+static bool is_open(struct core_method *method, struct core_client *client, bool is_pipeline)
+{
+    struct core_native_state *native = &method->st->native;
+
+    if (is_pipeline)
+        return core_pipeline_queues((struct core_pipeline *)client) &&
+               core_client_executes(client, native->queue_command) > 0;
+    return core_client_executes(client, native->execute_command) > 0;
+}
+
 /* The short cut.  NULL without an exception where it is not to be taken. */
 static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
+    struct core_given given = { .method = (PyObject *)method, .values = args + 1,
+                                .nargs = nargs - 1, .names = kwnames };
     PyObject *values[OPTIONS] = { NULL }, *few[FEW + 2 * OPTIONS];
-    bool optional, declined = false;
+    bool optional, declined = false, is_pipeline;
     struct core_client *client;
 
     if (nargs < 1 || !PyObject_TypeCheck(args[0], method->st->native.client_type))
         return NULL;
     client = (struct core_client *)args[0];
+    is_pipeline = PyObject_TypeCheck(args[0], method->st->native.pipeline_type);
     args++;
     nargs--;
     optional = nargs > method->most || kwnames != NULL;
@@ -118,7 +133,7 @@ static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssiz
         return NULL;
     if (optional)
         nargs = method->most;
-    if (nargs < method->least || !are_plain(args, nargs) || core_client_executes(client) <= 0)
+    if (nargs < method->least || !are_plain(args, nargs) || !is_open(method, client, is_pipeline))
         return NULL;
     if (optional || (method->last != NULL && nargs < method->most)) {
         memcpy(few, args, (size_t)nargs * sizeof *few);
@@ -129,6 +144,8 @@ static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssiz
             return NULL;
         args = few;
     }
+    if (is_pipeline)
+        return core_pipeline_queue(client, &given, method->known, args, nargs);
     return core_client_send(client, method->known, method->name, args, nargs, &declined);
 }
 
@@ -140,6 +157,26 @@ static PyObject *method_call(PyObject *op, PyObject *const *args, size_t nargsf,
     if (result != NULL || PyErr_Occurred())
         return result;
     return PyObject_Vectorcall(method->function, args, nargsf, kwnames);
+}
+
+PyObject *core_method_name_borrowed(PyObject *op)
+{
+    return ((struct core_method *)op)->name;
+}
+
+PyObject *core_method_spell(PyObject *op, PyObject *const *values, size_t nargs, PyObject *names)
+{
+    struct core_method *method = (struct core_method *)op;
+    size_t total = nargs + (names == NULL ? 0 : (size_t)PyTuple_GET_SIZE(names));
+    PyObject **copy = PyMem_Malloc((total + 1) * sizeof *copy), *pair;
+
+    if (copy == NULL)
+        return PyErr_NoMemory();
+    copy[0] = method->st->native.speller;
+    memcpy(copy + 1, values, total * sizeof *copy);
+    pair = PyObject_Vectorcall(method->function, copy, nargs + 1, names);
+    PyMem_Free(copy);
+    return pair;
 }
 
 /* ---- being redis-py's function ----------------------------------------------------------- */

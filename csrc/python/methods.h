@@ -14,6 +14,8 @@
  * not Client's, since whoever overrides it is to see every command.  Hence errors,
  * options and odd arguments are redis-py's to the letter.
  *
+ * On a pipeline it queues instead: the same short cut, with the same conditions.
+ *
  * Correct: the short cut is taken only where function would do nothing else than
  * hand its arguments on, in their order, behind the command's name.  The option
  * `keys`, which some of redis-py's methods pass besides, is for its client-side
@@ -29,5 +31,11 @@
 #include "core.h"
 
 extern PyType_Spec core_method_spec;
+
+/* The command's name, borrowed, and what redis-py's function hands to
+ * execute_command for these arguments (positional ones first, then those of the
+ * names): (args, options), a new reference or NULL with an exception set. */
+PyObject *core_method_name_borrowed(PyObject *op);
+PyObject *core_method_spell(PyObject *op, PyObject *const *values, size_t nargs, PyObject *names);
 
 #endif

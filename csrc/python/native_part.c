@@ -18,7 +18,8 @@
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
     X(max_connections_error)                                                      \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
-    X(reads) X(recorder) X(providers) X(commands) X(execute_command)
+    X(reads) X(recorder) X(providers) X(commands) X(execute_command)              \
+    X(queue_command) X(speller)
 #define STRINGS(X)                                                                 \
     X(str_add_reader, "add_reader")                                               \
     X(str_remove_reader, "remove_reader")                                         \
@@ -43,13 +44,14 @@ static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "parse_error", "redis_error", "connection_error", "timeout_error",
                              "data_error", "invalid_response", "response_error", "chain",
-                             "max_connections_error", "reads", "recorder", "providers", NULL };
+                             "max_connections_error", "reads", "recorder", "providers",
+                             "speller", NULL };
     struct core_native_state *n = &core_state_of(module)->native;
-    PyObject *o[12];
+    PyObject *o[13];
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOOOOO!O!:_setup_redis", names, &o[0],
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOOOOOOOOOO!O!O:_setup_redis", names, &o[0],
                                      &o[1], &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8],
-                                     &o[9], &PyModule_Type, &o[10], &PyModule_Type, &o[11]))
+                                     &o[9], &PyModule_Type, &o[10], &PyModule_Type, &o[11], &o[12]))
         return NULL;
     Py_XSETREF(n->parse_error, Py_NewRef(o[0]));
     Py_XSETREF(n->redis_error, Py_NewRef(o[1]));
@@ -67,6 +69,7 @@ static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
     Py_XSETREF(n->reads, Py_NewRef(o[9]));
     Py_XSETREF(n->recorder, Py_NewRef(o[10]));
     Py_XSETREF(n->providers, Py_NewRef(o[11]));
+    Py_XSETREF(n->speller, Py_NewRef(o[12]));
     PyDict_Clear(n->commands); /* described without it */
     Py_RETURN_NONE;
 }
@@ -156,7 +159,8 @@ static int native_register(PyObject *module, struct core_state *st)
                     &n->pipeline_type) < 0)
         return -1;
     n->execute_command = PyObject_GetAttr((PyObject *)n->client_type, n->str_execute_command);
-    if (n->execute_command == NULL)
+    n->queue_command = PyObject_GetAttr((PyObject *)n->pipeline_type, n->str_execute_command);
+    if (n->execute_command == NULL || n->queue_command == NULL)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }

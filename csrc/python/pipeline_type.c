@@ -49,9 +49,11 @@ static bool prepare(struct core_pipeline *p)
     return true;
 }
 
-/* One more command into the buffer.  What cannot be encoded is told by execute(),
- * as redis-py does. */
-static int encode(struct core_pipeline *p, PyObject *const *args, Py_ssize_t nargs)
+/* One more command into the buffer; known: its description, or NULL, and then its
+ * name is the first argument.  What cannot be encoded is told by execute(), as
+ * redis-py does. */
+static int encode(struct core_pipeline *p, PyObject *known, PyObject *const *args,
+                  Py_ssize_t nargs)
 {
     int shared;
 
@@ -59,7 +61,10 @@ static int encode(struct core_pipeline *p, PyObject *const *args, Py_ssize_t nar
         return 0;
     if (p->encoded_by == NULL && (!prepare(p) || p->leased))
         return p->leased ? 0 : -1;
-    shared = core_args_append(p->encoded_by, p->wire, args, nargs);
+    if (known != NULL)
+        shared = core_args_append_known(p->encoded_by, p->wire, known, args, nargs);
+    else
+        shared = core_args_append(p->encoded_by, p->wire, args, nargs);
     if (shared < 0) {
         PyObject *type = NULL, *traceback = NULL;
 
@@ -89,26 +94,37 @@ static void look_at_option(struct core_pipeline *p, struct core_entry *entry, Py
         p->leased = true; /* such a command may not be sent at all: redis-py knows */
 }
 
-static int queue(struct core_pipeline *p, PyObject *const *args, Py_ssize_t nargs,
-                 PyObject *kwnames)
+/* Remember a call as it was made. */
+static struct core_entry *remember(struct core_pipeline *p, PyObject *const *args,
+                                   Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t i, names = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames), total = nargs + names;
+    PyObject *values = PyTuple_New(total);
     struct core_entry *entry;
-    PyObject *values;
 
-    values = PyTuple_New(total);
     if (values == NULL)
-        return -1;
+        return NULL;
     for (i = 0; i < total; i++)
         PyTuple_SET_ITEM(values, i, Py_NewRef(args[i]));
     entry = core_entries_add(&p->entries);
     if (entry == NULL) {
         Py_DECREF(values);
-        return -1;
+        return NULL;
     }
     entry->values = values;
     entry->names = names > 0 ? Py_NewRef(kwnames) : NULL;
     entry->nargs = (uint32_t)nargs;
+    return entry;
+}
+
+static int queue(struct core_pipeline *p, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    Py_ssize_t i, names = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    struct core_entry *entry = remember(p, args, nargs, kwnames);
+
+    if (entry == NULL)
+        return -1;
     for (i = 0; i < names; i++)
         look_at_option(p, entry, PyTuple_GET_ITEM(kwnames, i));
     if (p->stack != NULL) {
@@ -120,7 +136,24 @@ static int queue(struct core_pipeline *p, PyObject *const *args, Py_ssize_t narg
         core_entries_clear(&p->entries);
         return rc;
     }
-    return encode(p, args, nargs);
+    return encode(p, NULL, args, nargs);
+}
+
+bool core_pipeline_queues(const struct core_pipeline *p)
+{
+    return p->stack == NULL && !p->queues_itself && (!p->watching || p->explicit_transaction);
+}
+
+PyObject *core_pipeline_queue(struct core_client *client, const struct core_given *given,
+                              PyObject *known, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct core_pipeline *p = (struct core_pipeline *)client;
+    struct core_entry *entry = remember(p, given->values, given->nargs, given->names);
+
+    if (entry == NULL)
+        return NULL;
+    entry->method = Py_NewRef(given->method);
+    return encode(p, known, args, nargs) < 0 ? NULL : Py_NewRef((PyObject *)p);
 }
 
 static PyObject *pipeline_execute_command(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -154,15 +187,15 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
 
 /* ---- sending ----------------------------------------------------------------------------- */
 
-/* Make entries of the program's own list.  1, 0: it is not as redis-py would have
+/* Make entries of a list, the program's own or one of ours.  1, 0: it is not as redis-py would have
  * it, who may say what is wrong; -1: an exception is set. */
-static int entries_of_list(struct core_pipeline *p)
+static int entries_of_list(struct core_pipeline *p, PyObject *list)
 {
     Py_ssize_t i, k;
 
     core_entries_clear(&p->entries);
-    for (i = 0; i < PyList_GET_SIZE(p->stack); i++) {
-        PyObject *pair = PyList_GET_ITEM(p->stack, i), *args, *options;
+    for (i = 0; i < PyList_GET_SIZE(list); i++) {
+        PyObject *pair = PyList_GET_ITEM(list, i), *args, *options;
         struct core_entry *entry;
         PyObject *name, *value;
 
@@ -187,23 +220,25 @@ static int entries_of_list(struct core_pipeline *p)
 /* Encode all that is queued, because it was not yet, or for another encoding. */
 static int encode_all(struct core_pipeline *p)
 {
+    PyObject *list = p->stack != NULL ? Py_NewRef(p->stack) : core_entries_list(&p->entries);
     size_t i;
+    int known;
 
+    if (list == NULL)
+        return -1;
     drop_wire(p);
     Py_CLEAR(p->error);
     p->leased = false;
-    if (p->stack != NULL) {
-        int known = entries_of_list(p);
-
-        if (known <= 0) {
-            p->leased = known == 0;
-            return known;
-        }
+    known = entries_of_list(p, list);
+    Py_DECREF(list);
+    if (known <= 0) {
+        p->leased = known == 0;
+        return known;
     }
     for (i = 0; i < p->entries.count; i++) {
         const struct core_entry *entry = &p->entries.at[i];
 
-        if (encode(p, &PyTuple_GET_ITEM(entry->values, 0), entry->nargs) < 0)
+        if (encode(p, NULL, &PyTuple_GET_ITEM(entry->values, 0), entry->nargs) < 0)
             return -1;
     }
     return 0;

@@ -31,4 +31,22 @@ struct core_pipeline {
 
 extern PyType_Spec core_pipeline_spec;
 
+/* ---- for methods.c -------------------------------------------------------------------- */
+
+/* What a Method was called with. */
+struct core_given {
+    PyObject *method;
+    PyObject *const *values; /* positional arguments, then those by name */
+    Py_ssize_t nargs;
+    PyObject *names;         /* tuple, or NULL */
+};
+
+/* Whether a command that is known may be queued just now. */
+bool core_pipeline_queues(const struct core_pipeline *p);
+
+/* Queue a command that is known (args.h) with its arguments; the pipeline as a new
+ * reference, or NULL with an exception set. */
+PyObject *core_pipeline_queue(struct core_client *client, const struct core_given *given,
+                              PyObject *known, PyObject *const *args, Py_ssize_t nargs);
+
 #endif

@@ -76,6 +76,7 @@ def _setup_redis(
     reads: Set[str],
     recorder: ModuleType,
     providers: ModuleType,
+    speller: Any,
 ) -> None: ...
 def build_info() -> dict[str, Any]: ...
 

@@ -15,6 +15,7 @@ import pytest
 import redis.asyncio as reference
 from driving import within
 from offloop.redis.client import Pipeline
+from offloop.redis.methods import SHORT_CUTS
 from pipeline_scenarios import LEASED, SCENARIOS, outcome_of, told
 from redis.exceptions import RedisError, ResponseError, WatchError
 from servers import Server
@@ -266,3 +267,69 @@ async def test_pipelines_of_module_groups(server: Server) -> None:
         with pytest.raises(ResponseError, match="unknown command"):
             await series.execute()
         assert client.stats()["pipelines"] == 3
+
+
+# --- short cuts ----------------------------------------------------------------------------
+
+
+def _short_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+    for name, cut in SHORT_CUTS.items():
+        for count in range(cut.least, min(cut.most, cut.least + 2) + 1):
+            calls.append((name, ("k", 1, 2, 3, "m", 5)[:count], {}))
+    calls += [
+        ("set", ("k", "v"), {"ex": 60}),
+        ("set", ("k", "v"), {"px": 60, "nx": True}),
+        ("set", ("k", "v", 60), {}),
+        ("set", ("k", "v"), {"get": True, "keepttl": True}),
+        ("lpop", ("k",), {"count": 2}),
+        ("mget", (["a", "b"],), {}),
+        ("get", (b"k",), {}),
+        ("get", (), {"name": "k"}),
+    ]
+    return calls
+
+
+@pytest.mark.parametrize(("name", "args", "options"), _short_calls())
+async def test_a_command_queued_by_a_short_cut(
+    server: Server, name: str, args: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """command_stack, the error's text and the reply are redis-py's, whatever way was taken."""
+    found = []
+    for cls in (reference.Redis, aioredis.Redis):
+        server.cmd("FLUSHALL")
+        async with cls(**server.unix) as client:
+            shown = getattr(client.pipeline(), name)(*args, **options).command_stack
+            replies = []
+            for transaction in (False, True):
+                pipe = getattr(client.pipeline(transaction=transaction), name)(*args, **options)
+                replies.append(told(await pipe.execute(raise_on_error=False)))
+            # A second look, at what the pipeline was going to send: then it is sent from there.
+            pipe = getattr(client.pipeline().set("k", "text"), name)(*args, **options)
+            assert len(pipe.command_stack) == 2
+            replies.append(told(await pipe.execute(raise_on_error=False)))
+            rest = ("list", *args[1:]) if args else args
+            pipe = getattr(client.pipeline().lpush("list", 1), name)(*rest, **options)
+            try:
+                await pipe.incr("list").execute()
+            except ResponseError as error:
+                replies.append(told(error))
+            found.append((shown, replies))
+    assert found[0] == found[1]
+
+
+async def test_short_cuts_respect_a_patched_class(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = Pipeline.execute_command
+
+    def patched(self: Any, *args: Any, **options: Any) -> Any:
+        seen.append(args)
+        return original(self, *args, **options)
+
+    async with aioredis.Redis(**server.unix) as client:
+        pipe = client.pipeline().set("a", 1)
+        monkeypatch.setattr(Pipeline, "execute_command", patched)
+        assert await pipe.get("a").execute() == [True, b"1"]
+        assert seen == [("GET", "a")]

@@ -41,6 +41,19 @@ from offloop.redis.retries import READS, settle_by
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
 
 
+class _Speller(base.Redis):
+    """A client of which each command method gives what it would execute.
+
+    What a pipeline queued by a short cut is shown as redis-py would show it.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        return args, options
+
+
 _ENCODER, _DECODER = json.JSONEncoder(), json.JSONDecoder()
 
 _core._setup_redis(
@@ -56,6 +69,7 @@ _core._setup_redis(
     reads=READS,
     recorder=recorder,
     providers=providers,
+    speller=_Speller(),
 )
 
 
