@@ -248,8 +248,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
         """What the client's channel and pool have done so far.
 
         Returns:
-            A dict of counters: ``workers``, ``commands``, ``replies``, ``batches`` and
-            ``mean_batch`` (replies a read), ``writes``, ``inline_sends`` (of them by
+            A dict of counters: ``workers``, ``commands``, ``pipelines``, ``replies``,
+            ``batches`` and ``mean_batch`` (replies a read), ``writes``, ``inline_sends`` (of them by
             the calling thread), ``inline_reads`` (reads by the loop's thread), ``loans``
             (times a socket was lent to it for that), ``wakeups``, ``eventfd_writes``,
             ``queue_depth``, ``queue_high_water``, ``connections``, ``connects``,
