@@ -249,9 +249,9 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
 
         Returns:
             A dict of counters: ``workers``, ``commands``, ``pipelines``, ``replies``,
-            ``batches`` and ``mean_batch`` (replies a read), ``writes``, ``inline_sends`` (of them by
-            the calling thread), ``inline_reads`` (reads by the loop's thread), ``loans``
-            (times a socket was lent to it for that), ``wakeups``, ``eventfd_writes``,
+            ``batches`` and ``mean_batch`` (replies a read), ``writes``, ``inline_sends``
+            (of them by the calling thread), ``inline_reads`` (reads by the loop's thread),
+            ``loans`` (times a socket was lent to it for that), ``wakeups``, ``eventfd_writes``,
             ``queue_depth``, ``queue_high_water``, ``connections``, ``connects``,
             ``connect_failures``, ``losses``, ``bytes_in``, ``bytes_out``, ``errors``,
             ``timeouts``, ``cancelled``, ``dropped_replies``, ``pushes``,
