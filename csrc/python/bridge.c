@@ -112,12 +112,18 @@ static void tie(struct core_job *job, PyObject *fut)
     f->link.cancelled = job_cancelled;
 }
 
-static void untie(PyObject *fut)
+/* The future knows of no job any more: the reference is the caller's. */
+static void loosen(PyObject *fut)
 {
     struct core_future *f = (struct core_future *)fut;
 
     f->link.job = NULL;
     f->link.cancelled = NULL;
+}
+
+static void untie(PyObject *fut)
+{
+    loosen(fut);
     Py_DECREF(fut);
 }
 
@@ -170,6 +176,7 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
             continue;
         }
         core_bridge_recycle(bridge, job);
+        loosen(fut);
         core_raise_err(bridge->st, err, "The command cannot be sent");
         exception = core_take_exception();
         err = core_future_settle_exception(w, fut, exception);
@@ -224,6 +231,9 @@ static int handle(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
         core_bridge_recycle(bridge, job);
         return 0;
     }
+    /* It may go on without the job, and be cancelled then: a reply that is fetched
+     * again, or one that goes through an asynchronous callback. */
+    loosen(fut);
     rc = job->finish(w, bridge, job, fut);
     return rc;
 }

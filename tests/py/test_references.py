@@ -269,3 +269,29 @@ async def test_connections_that_are_lost(server: Server, proxy: Proxy) -> None:
         # Free lists of the interpreter count as allocated: less than one a command.
         assert sys.getallocatedblocks() - before < 400
         assert failed > 800
+
+
+async def test_cancelled_while_its_reply_is_still_worked_on(server: Server) -> None:
+    """The command is home, its job another's by now: there is nothing to take back."""
+    waiting = asyncio.Event()
+
+    async def slow(response: Any, **options: Any) -> Any:
+        await waiting.wait()
+
+    async with aioredis.Redis(**server.unix) as client:
+        client.set_response_callback("GET", slow)
+        calls = [client.get("k") for _ in range(10)]
+        await client.ping()
+        others = [client.echo(str(n)) for n in range(10)]  # these have the jobs now
+        for call in calls:
+            call.cancel()
+        assert [bytes(reply) for reply in await asyncio.gather(*others)] == [
+            b"%d" % n for n in range(10)
+        ]
+        await asyncio.gather(*calls, return_exceptions=True)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        del call
+        alone = sys.getrefcount([object()].pop())
+        while calls:
+            assert sys.getrefcount(calls.pop()) == alone
