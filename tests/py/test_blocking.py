@@ -254,14 +254,15 @@ async def test_a_generator_that_is_closed(server: Server) -> None:
 @pytest.mark.parametrize("module", [aioredis, peer])
 async def test_socket_timeout_is_the_limit(server: Server, module: Any) -> None:
     """The same rule as redis-py's: it holds for blocking commands too."""
-    options = {**server.tcp, "socket_timeout": 0.1, "retry": Retry(NoBackoff(), 0)}
+    # Long enough for the commands that are answered at once, on a busy machine too.
+    options = {**server.tcp, "socket_timeout": 2, "retry": Retry(NoBackoff(), 0)}
     async with module.Redis(**options) as client:
         with pytest.raises(TimeoutError):
             await within(client.blpop("l", timeout=0))
         await are_blocked(server, 0)  # its connection is closed
-        await client.rpush("l", "v")
-        assert await client.lpop("l") == b"v"
-        assert await client.blpop("l", timeout=0.01) is None  # and there is a new one
+        server.cmd("RPUSH", "l", "v", "w")
+        assert server.cmd("LPOP", "l") == "v"  # what came later stayed
+        assert await client.blpop("l", timeout=0) == (b"l", b"w")  # on a new connection
 
 
 async def test_socket_timeout_says_what_may_have_happened(server: Server) -> None:
@@ -275,11 +276,11 @@ async def test_socket_timeout_says_what_may_have_happened(server: Server) -> Non
 async def test_the_time_counts_from_the_sending(own_server: Server) -> None:
     """Waiting for a connection is the connection pool's patience, not the command's."""
     pool = aioredis.BlockingConnectionPool(
-        host="127.0.0.1", port=own_server.port, max_connections=1, timeout=20, socket_timeout=1
+        host="127.0.0.1", port=own_server.port, max_connections=1, timeout=20, socket_timeout=3
     )
     async with aioredis.Redis(connection_pool=pool) as client:
-        calls = [asyncio.ensure_future(client.blpop("l", timeout=0.4)) for _ in range(5)]
-        assert await outcomes(calls) == [None] * 5  # two seconds in all
+        calls = [asyncio.ensure_future(client.blpop("l", timeout=0.7)) for _ in range(6)]
+        assert await outcomes(calls) == [None] * 6  # one after the other: four seconds
         await pool.aclose()
 
 
