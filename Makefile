@@ -16,11 +16,12 @@ ARGS =
 export PYTHON
 
 .DEFAULT_GOAL = help
-.PHONY: help demo build test bench lint asan tsan clean
+.PHONY: help demo build test upstream bench lint asan tsan clean
 
 help:
 	@echo 'make demo    build, start a private redis-server, compare offloop with redis-py'
 	@echo 'make test    the C tests, the Python tests, and those on other Pythons found here'
+	@echo 'make upstream  redis-py'\''s own asyncio tests, with only their import swapped'
 	@echo 'make build   build the extension into .venv and this tree'
 	@echo 'make bench   the full comparison (ARGS="--help" for its options)'
 	@echo 'make lint    ruff, mypy, and the C code without a warning from gcc and clang'
@@ -48,6 +49,11 @@ test:
 	$(PY) tests/c/run.py
 	$(PY) -m pytest $(ARGS) tests/py
 	@.ci/others.sh $(PY)
+
+upstream:
+	@.ci/system.sh build test
+	@.ci/venv.sh .venvs/upstream upstream
+	.venvs/upstream/bin/python tests/upstream/run.py $(ARGS)
 
 lint:
 	@.ci/system.sh build test lint

@@ -182,9 +182,7 @@ async def test_a_timeout_of_a_read_is_tried_again() -> None:
             peer.send(b"$4\r\nlate\r\n$1\r\nv\r\n")  # the first one's reply, and its own
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, socket_timeout=0.3
-        ) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.3) as client:
             assert await within(client.get("k")) == b"v"
             value = await within(outcome(client.execute_command("INCR", "n")))
             assert isinstance(value, TimeoutError)

@@ -4,7 +4,7 @@
                                  [--jobs N] [--files test_x.py ...]
 
 For each server, protocol and transport the suite runs twice: as it is, on redis.asyncio,
-and swapped, on offloop.redis. What passes there has to pass here. The only tests left
+and what passes there, swapped, on offloop.redis. There it has to pass as well. The only tests left
 out are those that excluded.txt names: they look into redis.asyncio's internals, and it
 says how. None is there because it fails. At least 95 % of the tests that talk to the
 server must do so by our own connections alone, or the result would say nothing.
@@ -139,12 +139,18 @@ class Runner:
                              f"{done.stdout}{done.stderr}{tail}")  # fmt: skip
         return done.returncode, json.loads(out.read_text())
 
-    def _all(self, side: str, case: Case, server: list[str], only: Sequence[str] = ()) -> Rows:
+    def _all(
+        self,
+        side: str,
+        case: Case,
+        server: list[str],
+        only: Sequence[str] = (),
+        again: str = "",
+    ) -> Rows:
         folder = BUILD / "results" / str(case)
         folder.mkdir(parents=True, exist_ok=True)
-        count = 1 if only else self._jobs
-        again = "-again" if only else ""
-        named = folder / f"{side}-only.txt"
+        count = 1 if again else self._jobs
+        named = folder / f"{side}-only{again}.txt"
         if only:
             named.write_text("\n".join(only))
         tree = self._trees[side]
@@ -188,9 +194,9 @@ class Runner:
         kept.write_text(json.dumps(rows))
         return rows
 
-    def swapped(self, case: Case, server: list[str], only: Sequence[str] = ()) -> Rows:
-        """How the suite, or a part of it, ends on offloop.redis."""
-        return self._all("offloop", case, server, only)
+    def swapped(self, case: Case, server: list[str], only: Sequence[str], again: str = "") -> Rows:
+        """How the named tests end on offloop.redis."""
+        return self._all("offloop", case, server, only, again)
 
 
 def judge(
@@ -198,7 +204,8 @@ def judge(
 ) -> tuple[Verdict, Rows, Rows]:
     """Run a case and compare its two sides."""
     before = runner.baseline(case, server)
-    after = runner.swapped(case, server)
+    asked = [test for test, row in before.items() if row["outcome"] == "passed"]
+    after = runner.swapped(case, server, asked)
     verdict = Verdict()
     suspects = []
     for test, row in before.items():
@@ -217,7 +224,7 @@ def judge(
     for _ in range(_AGAIN):
         if not suspects or len(suspects) > _TOO_MANY:
             break
-        again = runner.swapped(case, server, suspects)
+        again = runner.swapped(case, server, suspects, "-again")
         for test in list(suspects):
             if again.get(test, {}).get("outcome") == "passed":
                 suspects.remove(test)

@@ -5,7 +5,7 @@ For ``pytest -p upstream_plugin``. It changes no test. The environment says:
     UPSTREAM_OUT       file for the results, JSON
     UPSTREAM_SOCKET    Unix socket of the server that the tests talk to
     UPSTREAM_SHARD     "1/3": run the second third of the tests
-    UPSTREAM_ONLY      file with the names of the tests to run, one a line
+    UPSTREAM_ONLY      file with the names of the tests to run, one a line; of these, the shard
 
 Whose connections: the server counts the connections that it accepts, and here is
 counted how many of them redis-py's own connection classes opened. The rest is ours.
@@ -93,13 +93,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep this shard's tests, or those that are named."""
     part, _, parts = os.environ.get("UPSTREAM_SHARD", "0/1").partition("/")
     named = os.environ.get("UPSTREAM_ONLY")
+    kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % int(parts) == int(part)]
     if named:
         with open(named) as file:
             wanted = set(file.read().splitlines())
-        kept = [item for item in items if item.nodeid in wanted]
-    else:
-        number = int(part)
-        kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % int(parts) == number]
+        kept = [item for item in kept if item.nodeid in wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
