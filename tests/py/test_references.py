@@ -294,4 +294,5 @@ async def test_cancelled_while_its_reply_is_still_worked_on(server: Server) -> N
         del call
         alone = sys.getrefcount([object()].pop())
         while calls:
-            assert sys.getrefcount(calls.pop()) == alone
+            count = sys.getrefcount(calls.pop())
+            assert count == alone
