@@ -31,6 +31,7 @@ for target; do
             os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))
         ' 2>/dev/null || need "$package-dev" ;;
     test)
+        have openssl || need openssl
         have "${REDIS_SERVER:-redis-server}" || need redis-server ;;
     lint)
         have clang || need clang ;;
