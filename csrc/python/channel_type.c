@@ -363,6 +363,17 @@ static PyObject *channel_resend(PyObject *op, PyObject *call)
     return core_client_resend((struct core_channel *)op, call);
 }
 
+static PyObject *channel_renewed(PyObject *op, PyObject *unused)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+
+    (void)unused;
+    if (core_channel_check_fork(channel) < 0)
+        return NULL;
+    rds_channel_renewed(channel->rds);
+    Py_RETURN_NONE;
+}
+
 static PyObject *channel_send_wire(PyObject *op, PyObject *wire)
 {
     return core_client_send_wire((struct core_channel *)op, wire);
@@ -596,6 +607,9 @@ static PyMethodDef channel_methods[] = {
       "with writes, any: true, and it settles the future, by _resend(call) perhaps." },
     { "_resend", channel_resend, METH_O,
       "_resend($self, call, /)\n--\n\nSend a command again that failed; a Future of its own." },
+    { "renewed", channel_renewed, METH_NOARGS,
+      "renewed($self, /)\n--\n\n"
+      "The provider has new credentials: blocking commands get new connections." },
     { "_send_wire", channel_send_wire, METH_O,
       "_send_wire($self, wire, /)\n--\n\n"
       "Send one command, encoded already, over the shared connection; a Future." },

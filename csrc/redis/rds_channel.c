@@ -341,7 +341,15 @@ int rds_channel_login(struct rds_channel *channel, const char *username, const c
     channel->login = c;
     atomic_flag_clear_explicit(&channel->login_lock, memory_order_release);
     rds_credentials_free(old);
+    rds_channel_renewed(channel);
     return RT_OK;
+}
+
+void rds_channel_renewed(struct rds_channel *channel)
+{
+    /* Partner: take_idle() in rds_lessor.c. */
+    atomic_fetch_add(&channel->identity, 1);
+    rds_lease_disconnect(channel, false);
 }
 
 int rds_channel_credentials(struct rds_channel *channel, int err, const char *username,

@@ -84,6 +84,7 @@ struct rds_channel {
     struct rds_credentials *_Atomic credentials;
     _Atomic uint64_t answers; /* so far */
     _Atomic uint32_t asking;  /* connections that wait for one */
+    _Atomic uint32_t identity; /* counted up when later connections are somebody else's */
     struct rds_credentials *login; /* in place of the options' ones; under login_lock */
     atomic_flag login_lock;        /* held for a copy of two strings, never longer */
     struct rt_job *_Atomic close_job;
@@ -101,10 +102,14 @@ int rds_channel_credentials(struct rds_channel *channel, int err, const char *us
                             const char *password);
 void rds_credentials_free(struct rds_credentials *credentials);
 
-/* Log in as somebody else from the next connection on; those that are open are as
- * they are.  The strings are copied.  0 or RT_ENOMEM.
+/* Log in as somebody else from the next connection on.  The shared one is as it is;
+ * those of blocking commands are not used again.  The strings are copied.  0 or RT_ENOMEM.
  * Thread: any.  GIL: may be held.  Blocks: no. */
 int rds_channel_login(struct rds_channel *channel, const char *username, const char *password);
+
+/* Connections that blocking commands have used are not used again: whoever answers
+ * credentials_needed has new ones now.  Thread: any.  Blocks: no. */
+void rds_channel_renewed(struct rds_channel *channel);
 
 /* 0, RT_EINVAL or RT_ENOMEM.  Thread: any.  Keeps a reference to pool. */
 int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,

@@ -90,6 +90,7 @@ struct rds_conn {
     bool asking;                  /* counted in channel->asking */
     bool single_auth;             /* AUTH takes one argument here */
     char *username, *password;    /* for the next handshake */
+    uint32_t identity;            /* channel->identity at the last handshake */
     uint8_t steps[RDS_STEPS];     /* handshake replies awaited */
     unsigned step, step_count;
     int last_error;               /* errno of the last try */

@@ -244,6 +244,7 @@ static bool take_credentials(struct rds_conn *conn)
     const struct rds_options *o = options_of(conn);
     bool found;
 
+    conn->identity = atomic_load(&conn->channel->identity);
     if (o->ask_credentials)
         return true; /* rds_connect_step() has put them there */
     wipe(&conn->username);

@@ -120,14 +120,23 @@ static void unlist(struct rds_lessor *lessor, struct rds_lease *lease)
     rt_count_own(&lessor->idle, (uint64_t)-1);
 }
 
+static void drop_if_idle(struct rds_lease *lease)
+{
+    if (rds_lease_move(lease, RDS_LEASE_IDLE, RDS_LEASE_DEAD))
+        rds_lease_kill(lease);
+}
+
 /* An idle lease that is taken from now on, or NULL. */
 static struct rds_lease *take_idle(struct rds_lessor *lessor)
 {
+    uint32_t identity = atomic_load(&lessor->channel->identity);
     struct rds_lease *lease;
 
     while ((lease = lessor->newest) != NULL) {
         unlist(lessor, lease);
-        if (rds_lease_move(lease, RDS_LEASE_IDLE, RDS_LEASE_TAKEN))
+        if (lease->conn.identity != identity) /* logged in as who is not meant any more */
+            drop_if_idle(lease);
+        else if (rds_lease_move(lease, RDS_LEASE_IDLE, RDS_LEASE_TAKEN))
             return lease;
     }
     return NULL;
@@ -318,12 +327,6 @@ static void tell_if_asking(struct rds_lease *lease)
 {
     if (rds_conn_state(&lease->conn) == RDS_CONN_CREDENTIALS)
         rt_source_attend(&lease->conn.source, 0);
-}
-
-static void drop_if_idle(struct rds_lease *lease)
-{
-    if (rds_lease_move(lease, RDS_LEASE_IDLE, RDS_LEASE_DEAD))
-        rds_lease_kill(lease);
 }
 
 /* Refuse what there is, and end when the last lease has ended. */

@@ -273,6 +273,32 @@ async def test_auth_logs_the_client_in(server: Server, protocol: int) -> None:
         server.cmd("ACL", "DELUSER", "alice")
 
 
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_auth_reaches_blocking_commands(server: Server, waiting: bool) -> None:
+    """A connection that is idle, or comes back later, is not used as who it was."""
+    server.cmd("ACL", "SETUSER", "alice", "on", ">secret", "~*", "&*", "+@all")
+    try:
+        async with aioredis.Redis(**server.tcp) as client:
+            await client.ping()
+            call = client.blpop("list", 5)
+            await until(lambda: len(server.clients()) == 2)
+            if not waiting:
+                await client.rpush("list", 1)
+                await call
+            assert await client.auth("secret", "alice") is True
+            if waiting:
+                await client.rpush("list", 1)
+                await call
+            call = client.blpop("list", 5)
+            await until(lambda: any(row["cmd"] == "blpop" for row in server.clients()))
+            (row,) = [row for row in server.clients() if row["cmd"] == "blpop"]
+            assert row["user"] == "alice"
+            await client.rpush("list", 2)
+            assert list(await call) == [b"list", b"2"]
+    finally:
+        server.cmd("ACL", "DELUSER", "alice")
+
+
 class Token(TokenInterface):
     def __init__(self, user: str, value: str) -> None:
         self.user, self.value = user, value

@@ -223,6 +223,7 @@ class NativeChannel:
         """A credential provider has a new token: use it on the connections there are."""
         await super().re_auth_callback(token)  # type: ignore[misc]
         if self._offloop_channel is not None:
+            self._offloop_channel.renewed()
             await self._authenticate(token.try_get("oid"), token.get_value())
 
     async def close_channel(self, timeout: float = _CLOSE_TIMEOUT) -> None:
