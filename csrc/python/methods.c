@@ -6,7 +6,7 @@
 #include "client_type.h"
 #include "pipeline_type.h"
 
-#define FEW 8     /* arguments of a method with a default or options */
+#define FEW 8     /* arguments of a method with options */
 #define OPTIONS 4 /* options of a method, at most */
 
 /* A parameter that puts a word, or a word and a number, behind the arguments. */
@@ -24,7 +24,6 @@ struct core_method {
     PyObject *function; /* owned: redis-py's */
     PyObject *name;     /* owned: the command's, for the response callback */
     PyObject *known;    /* owned: core_args_describe() of it */
-    PyObject *last;     /* owned: the last argument where it is left out, or NULL */
     Py_ssize_t least, most;
     struct option options[OPTIONS]; /* in the order of the parameters */
     Py_ssize_t option_count;
@@ -132,13 +131,11 @@ static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssiz
                      !sort_options(method, args, nargs, kwnames, values)))
         return NULL;
     if (optional)
-        nargs = method->most;
+        nargs = method->most; /* what sort_options() left of them */
     if (nargs < method->least || !are_plain(args, nargs) || !is_open(method, client, is_pipeline))
         return NULL;
-    if (optional || (method->last != NULL && nargs < method->most)) {
+    if (optional) {
         memcpy(few, args, (size_t)nargs * sizeof *few);
-        if (method->last != NULL && nargs < method->most)
-            few[nargs++] = method->last;
         nargs = append_options(method, values, few, nargs);
         if (nargs < 0)
             return NULL;
@@ -232,19 +229,17 @@ static int take_option(struct core_method *method, PyObject *item)
 /* Fill in a new method.  0, or -1 with an exception set. */
 static int configure(struct core_method *method, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "function", "command", "least", "most", "last", "options", NULL };
-    PyObject *function, *name, *last = NULL, *options = NULL;
+    static char *names[] = { "function", "command", "least", "most", "options", NULL };
+    PyObject *function, *name, *options = NULL;
     bool shared = false;
     Py_ssize_t i;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUnn|OO!:Method", names, &function, &name,
-                                     &method->least, &method->most, &last, &PyTuple_Type,
-                                     &options))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUnn|O!:Method", names, &function, &name,
+                                     &method->least, &method->most, &PyTuple_Type, &options))
         return -1;
     if (!PyCallable_Check(function) || method->least < 0 || method->most < method->least ||
-        (last != NULL && (method->least != method->most - 1 || method->most > FEW)) ||
         (options != NULL && PyTuple_GET_SIZE(options) > 0 &&
-         (last != NULL || method->most > FEW || PyTuple_GET_SIZE(options) > OPTIONS))) {
+         (method->most > FEW || PyTuple_GET_SIZE(options) > OPTIONS))) {
         PyErr_SetString(PyExc_ValueError, "Method: not a function and the arguments it takes");
         return -1;
     }
@@ -254,7 +249,6 @@ static int configure(struct core_method *method, PyObject *args, PyObject *kwarg
     }
     method->function = Py_NewRef(function);
     method->name = Py_NewRef(name);
-    method->last = Py_XNewRef(last);
     method->known = core_args_describe(method->st, name, &shared);
     if (method->known == NULL)
         return -1;
@@ -287,7 +281,6 @@ static int method_traverse(PyObject *op, visitproc visit, void *arg)
 
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(method->function);
-    Py_VISIT(method->last);
     return 0;
 }
 
@@ -308,7 +301,6 @@ static void method_dealloc(PyObject *op)
     Py_CLEAR(method->function);
     Py_CLEAR(method->name);
     Py_CLEAR(method->known);
-    Py_CLEAR(method->last);
     type->tp_free(op);
     Py_DECREF(type);
     core_state_drop(st);
@@ -321,7 +313,7 @@ static PyMemberDef method_members[] = {
 };
 
 static PyType_Slot method_slots[] = {
-    { Py_tp_doc, "Method(function, command, least, most, last=..., options=...)\n--\n\n"
+    { Py_tp_doc, "Method(function, command, least, most, options=...)\n--\n\n"
                  "A command method of redis-py's with a native short cut for a call with\n"
                  "least to most plain arguments." },
     { Py_tp_new, method_new },

@@ -7,12 +7,11 @@
  * Used: Method(function, "GET", 1, 1) as an attribute of a class that derives from
  * Client; function is redis-py's own.  Called on an object with `least` to `most`
  * positional arguments, all of exactly the types str, bytes, int or float, it does
- * what execute_command("GET", *args) does.  `last` stands for the last one where that
- * is left out; `options` are parameters behind them that become words (nx=True: NX) or
- * words with a number (ex=60: EX 60).  For everything else it calls function: for
- * other keywords, counts and types, and where that object's execute_command is
- * not Client's, since whoever overrides it is to see every command.  Hence errors,
- * options and odd arguments are redis-py's to the letter.
+ * what execute_command("GET", *args) does.  `options` are parameters behind them
+ * that become words (nx=True: NX) or words with a number (ex=60: EX 60).  For
+ * everything else it calls function: for other keywords, counts and types, and where
+ * that object's execute_command is not Client's, since whoever overrides it is to see
+ * every command.  Hence errors, options and odd arguments are redis-py's to the letter.
  *
  * On a pipeline it queues instead: the same short cut, with the same conditions.
  *

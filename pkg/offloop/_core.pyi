@@ -158,7 +158,6 @@ class Method:
         command: str,
         least: int,
         most: int,
-        last: int = ...,
         options: tuple[tuple[str, str, bool, int], ...] = ...,
     ) -> Method: ...
     def __get__(self, instance: Any, owner: Any = None, /) -> Callable[..., Any]: ...

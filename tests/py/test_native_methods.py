@@ -163,8 +163,6 @@ def test_rows_fit_redis_pys_signature(name: str) -> None:
     assert cut.most <= len(positional)
     required = [p for p in positional if p.default is p.empty]
     assert cut.least >= len(required)
-    if cut.last is not None:
-        assert positional[cut.most - 1].default == cut.last
     for parameter, (option, _, number, _) in zip(positional[cut.most :], cut.options, strict=False):
         assert parameter.name == option
         assert parameter.default is (None if number else False)
@@ -410,7 +408,6 @@ def test_a_method_is_made_of_what_fits() -> None:
             _core.Method(*wrong)  # type: ignore[arg-type]
     option = ("ex", "EX", True, 0)
     for options in (
-        {"last": 1},
         {"options": (option,) * 5},
         {"options": (("ex", "EX", True, 4),)},
         {"options": (("ex", "EX", True, -1),)},
