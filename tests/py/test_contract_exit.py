@@ -205,6 +205,8 @@ def test_signals_reach_the_main_thread(server: Server) -> None:
     done = run_child(
         _BEGIN
         + """
+# A shell that runs the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 async def main():
     tasks = [asyncio.create_task(storm(i)) for i in range(20)]
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
