@@ -15,7 +15,7 @@ import pytest
 from driving import outcome, outcomes, until, within
 from fakeserver import Close, FakeServer, Peer, bulk
 from proxy import Proxy
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 from servers import Server
 from test_contract_cancel import Gate
 
@@ -365,3 +365,15 @@ async def test_unsent_pipelines_survive_a_lost_connection() -> None:
             gate.open.set()
             assert await outcomes(tasks) == [[str(i).encode()] * 2 for i in range(10)]
         assert len(fake.commands(b"MULTI")) == 10
+
+
+@pytest.mark.parametrize("raise_on_error", [False, True])
+async def test_a_server_that_is_loading_fails_a_transaction(raise_on_error: bool) -> None:
+    def script(peer: Peer, args: list[bytes]) -> None:
+        replies = {b"MULTI": b"+OK", b"GET": b"+QUEUED", b"EXEC": b"*1\r\n-LOADING the dataset"}
+        peer.send(replies.get(args[0], b"+OK") + b"\r\n")
+
+    with FakeServer(script) as fake:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, protocol=2) as client:
+            with pytest.raises(BusyLoadingError):
+                await within(client.pipeline().get("k").execute(raise_on_error=raise_on_error))

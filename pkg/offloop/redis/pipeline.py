@@ -15,6 +15,7 @@ from typing import Any
 
 import redis.asyncio.client as base
 from redis.exceptions import (
+    ConnectionError,
     ExecAbortError,
     RedisError,
     ResponseError,
@@ -204,6 +205,10 @@ class NativePipeline(_core.Pipeline):
             results.insert(max(index, 0), error)
         if len(results) != len(batch):
             raise ResponseError("Wrong number of response items from pipeline execution")
+        if batch.failed:
+            for error in results:
+                if isinstance(error, ConnectionError):
+                    raise error  # "the server is loading" is no command's own error
         if raise_on_error and not flawless:
             self.raise_first_error(commands, results)
         await self._apply_callbacks(batch, errors_in_place=False)
