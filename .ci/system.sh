@@ -4,8 +4,8 @@
 #     .ci/system.sh build|test|lint ...
 #
 # What is missing is installed with apt where this runs as root; otherwise the
-# command is printed and the script fails. Where nothing is missing, nothing is
-# asked of the network. PYTHON and CC name the interpreter and the compiler.
+# command is printed and the script fails; a missing /etc/hosts is written. Where
+# nothing is missing, nothing is asked of the network. PYTHON and CC name the interpreter and the compiler.
 set -eu
 
 python=${PYTHON:-python3}
@@ -16,6 +16,15 @@ esac
 missing=
 need() { case " $missing " in *" $1 "*) ;; *) missing="$missing $1" ;; esac; }
 have() { command -v "$1" >/dev/null 2>&1; }
+# A system that no installer has set up, such as a bare chroot, has no /etc/hosts.
+name_localhost() {
+    if [ -e /etc/hosts ] || [ "$(id -u)" != 0 ]; then
+        echo "offloop: the name localhost has no address here: it belongs into /etc/hosts" >&2
+        exit 1
+    fi
+    echo "offloop: writing /etc/hosts, which is missing, with localhost in it"
+    echo '127.0.0.1 localhost' >/etc/hosts
+}
 header() { echo "#include <$1>" | gcc -E -x c - >/dev/null 2>&1; }
 
 for target; do
@@ -31,6 +40,7 @@ for target; do
             os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))
         ' 2>/dev/null || need "$package-dev" ;;
     test)
+        getent hosts localhost >/dev/null || name_localhost
         have openssl || need openssl
         have "${REDIS_SERVER:-redis-server}" || need redis-server ;;
     lint)
