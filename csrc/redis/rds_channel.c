@@ -194,7 +194,7 @@ int rds_channel_push(struct rds_channel *channel, struct rds_job *job)
     /* From here on the job may be home already.
      * Partner: the move to CLOSED in rds_conn.c, followed by a look at the
      * inbox: one of the two finds the job. */
-    atomic_thread_fence(memory_order_seq_cst);
+    rt_fence();
     if (rds_conn_state(conn) == RDS_CONN_CLOSED)
         rds_conn_refuse(conn);
     return RT_OK;

@@ -239,7 +239,7 @@ static void give(struct rds_lessor *lessor, struct rds_lease *lease, struct rt_j
     rt_stack_push(&conn->inbox, &base->node);
     /* Partner: the move to CLOSED in close_lease(), followed by a look at the
      * inbox: one of the two finds the job. */
-    atomic_thread_fence(memory_order_seq_cst);
+    rt_fence();
     if (rds_conn_state(conn) == RDS_CONN_CLOSED)
         rds_conn_refuse(conn);
     else if (rds_conn_state(conn) == RDS_CONN_READY)
@@ -448,7 +448,7 @@ int rds_lease_submit(struct rds_channel *channel, struct rds_job *job)
     rt_stack_push(&lessor->inbox, &job->base.node);
     /* Partner: the exchange of `closed` in close_down(): one of the two finds the
      * job, this look or the last serving. */
-    atomic_thread_fence(memory_order_seq_cst);
+    rt_fence();
     if (atomic_load(&lessor->closed) != 0)
         refuse_inbox(lessor);
     else

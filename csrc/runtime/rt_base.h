@@ -54,6 +54,20 @@ static inline uint64_t rt_after(uint64_t from, uint64_t delay)
     return delay >= RT_NEVER - from ? RT_NEVER : from + delay;
 }
 
+/* Order everything before against everything after, in the one order that all
+ * threads agree on.  ThreadSanitizer knows no fences, and a read-modify-write is one
+ * to it. */
+static inline void rt_fence(void)
+{
+#if RT_TSAN
+    static _Atomic uint32_t word;
+
+    atomic_fetch_add(&word, 1);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
 /* Lower *slot to value.  Returns true when it was lowered.
  * Order: seq_cst; the reader is rt_poller's recomputation of what is due. */
 static inline bool rt_atomic_min(_Atomic uint64_t *slot, uint64_t value)

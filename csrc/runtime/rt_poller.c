@@ -78,7 +78,7 @@ void rt_poller_bell(struct rt_poller *p)
     ssize_t n;
 
     /* Partner: the store of ASLEEP in sleep_until_something(). */
-    atomic_thread_fence(memory_order_seq_cst);
+    rt_fence();
     if (atomic_load(&p->sleep) != ASLEEP)
         return;
     /* Counted before the exchange, so that the descriptor stays until the write

@@ -149,7 +149,7 @@ static void call_worker(struct rt_pool *pool)
 {
     do {
         /* Partner: the exchange in rt_pool_take(), and the idle bit in rt_worker.c. */
-        atomic_thread_fence(memory_order_seq_cst);
+        rt_fence();
         if (atomic_load(&pool->coming) != 0 || atomic_exchange(&pool->coming, 1) != 0)
             return;
         if (rt_pool_wake_one(pool))
@@ -158,7 +158,7 @@ static void call_worker(struct rt_pool *pool)
         rt_poller_bell(&pool->poller);
         /* Who submitted meanwhile left the call to us, and a worker may have
          * gone to sleep before that. */
-        atomic_thread_fence(memory_order_seq_cst);
+        rt_fence();
     } while (rt_pool_has_jobs(pool) && somebody_idle(pool));
 }
 
