@@ -382,9 +382,12 @@ static int encode_known(struct core_channel *channel, const struct sink *sink, P
         rc = 0;
     else if ((rc = fill(st, sink, command,
                         (size_t)PyBytes_GET_SIZE(known) - offsetof(struct command, wire), pieces,
-                        count)) == 0 &&
-             sink->job != NULL)
-        sink->job->reads = command->reads;
+                        count)) == 0) {
+        if (sink->job != NULL)
+            sink->job->reads = command->reads;
+        else
+            sink->pipeline->writes |= !command->reads;
+    }
 done:
     for (i = 0; i < taken; i++)
         Py_XDECREF(pieces[i].holder);

@@ -29,6 +29,8 @@ struct core_batch {
     uint32_t expected;   /* of them in AT_RESULTS */
     size_t applied;      /* results that have been through their callback */
     bool sent, failed;   /* failed: an exception is among the results */
+    bool writes;         /* some command may change something */
+    bool unsent;         /* nothing was sent, and that is certain */
 };
 
 /* ---- entries ------------------------------------------------------------------------- */
@@ -168,6 +170,7 @@ PyObject *core_batch_new(struct core_channel *channel, struct core_entries *entr
     }
     b->phase = pipeline->transaction ? AT_MULTI : AT_RESULTS;
     b->expected = (uint32_t)entries->count;
+    b->writes = pipeline->writes;
     b->pipeline = pipeline;
     b->entries = *entries;
     memset(entries, 0, sizeof *entries);
@@ -188,6 +191,7 @@ static int finish_batch(struct core_wake_ctx *w, struct core_bridge *bridge, str
         failure = core_reply_failure(b->channel, job->rds.base.err, &job->rds.reply);
         if (failure == NULL)
             failure = core_take_exception();
+        b->unsent = !job->rds.maybe_run;
     }
     core_bridge_recycle(bridge, job);
     if (failure == NULL)
@@ -529,6 +533,22 @@ static PyObject *get_executed(PyObject *op, void *unused)
     return PyBool_FromLong(b->phase == AT_END && b->outcome == NULL);
 }
 
+static PyObject *get_channel(PyObject *op, void *unused)
+{
+    (void)unused;
+    return Py_NewRef(((struct core_batch *)op)->channel);
+}
+
+/* What was not sent has been tried for as long as it may be. */
+static PyObject *get_retry(PyObject *op, void *unused)
+{
+    struct core_batch *b = (struct core_batch *)op;
+    bool allowed = !b->unsent && (!b->writes || b->channel->retry_writes);
+
+    (void)unused;
+    return or_none(allowed ? b->channel->retry : NULL);
+}
+
 static PyObject *get_failed(PyObject *op, void *unused)
 {
     (void)unused;
@@ -605,6 +625,9 @@ static PyGetSetDef batch_getset[] = {
     { "outcome", get_outcome, NULL, "What EXEC gave when it was no array.", NULL },
     { "executed", get_executed, NULL, "Whether there are results.", NULL },
     { "failed", get_failed, NULL, "Whether an exception is among the results.", NULL },
+    { "channel", get_channel, NULL, "The channel it goes over.", NULL },
+    { "retry", get_retry, NULL, "Who decides whether it is sent again after an error; None.",
+      NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 

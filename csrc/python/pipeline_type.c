@@ -1,6 +1,7 @@
 #include "pipeline_type.h"
 
 #include "args.h"
+#include "observed.h"
 
 static struct core_pipeline *pipeline_of(PyObject *op)
 {
@@ -249,7 +250,7 @@ static int encode_all(struct core_pipeline *p)
 static PyObject *pipeline_take(PyObject *op, PyObject *arg)
 {
     struct core_pipeline *p = pipeline_of(op);
-    int transaction = PyObject_IsTrue(arg), open;
+    int transaction = PyObject_IsTrue(arg), open, observed;
     PyObject *batch = NULL;
 
     if (transaction < 0)
@@ -257,10 +258,11 @@ static PyObject *pipeline_take(PyObject *op, PyObject *arg)
     if (p->leased && p->stack == NULL)
         Py_RETURN_NONE;
     open = core_client_open(&p->client);
-    if (open < 0)
+    observed = open > 0 ? core_observed(p->client.st, false) : 0;
+    if (open < 0 || observed < 0)
         return NULL;
-    if (open == 0)
-        Py_RETURN_NONE;
+    if (open == 0 || observed > 0)
+        Py_RETURN_NONE; /* redis-py's way is measured by redis-py's metrics */
     if ((p->stack != NULL || p->client.channel != p->encoded_by) && encode_all(p) < 0)
         goto done;
     if (p->leased) {

@@ -38,6 +38,7 @@ struct rds_pipeline {
     size_t len, cap;     /* of wire, the room included */
     uint32_t commands;   /* in wire; with MULTI and EXEC once it is sealed */
     bool transaction;
+    bool writes;         /* the owner's: some command may change something */
     uint64_t patience;   /* ns that each further reply may take, RT_NEVER: any */
 
     /* The exchange's. */

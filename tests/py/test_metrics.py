@@ -39,6 +39,13 @@ async def test_commands_are_recorded(server: Server, collector: mock.Mock) -> No
         assert call["duration_seconds"] > 0
 
 
+async def test_pipelines_are_recorded(server: Server, collector: mock.Mock) -> None:
+    async with aioredis.Redis(**server.tcp) as client:
+        assert await client.pipeline().set("k", 1).get("k").execute() == [True, b"1"]
+        assert await client.pipeline(transaction=False).get("k").execute() == [b"1"]
+        assert recorded(collector) == ["MULTI", "PIPELINE"]
+
+
 async def test_errors_are_recorded(server: Server, collector: mock.Mock) -> None:
     async with aioredis.Redis(**server.tcp) as client:
         with pytest.raises(aioredis.ResponseError):

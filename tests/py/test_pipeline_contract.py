@@ -15,6 +15,8 @@ import pytest
 from driving import outcome, outcomes, until, within
 from fakeserver import Close, FakeServer, Peer, bulk
 from proxy import Proxy
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 from servers import Server
 from test_contract_cancel import Gate
@@ -308,13 +310,51 @@ async def test_a_connection_that_breaks_in_the_middle(transaction: bool) -> None
         async with aioredis.Redis(host="127.0.0.1", port=fake.port, protocol=2) as client:
             pipe = client.pipeline(transaction=transaction)
             for _ in range(8):
-                pipe.echo("x")
+                pipe.incr("x")
             with pytest.raises(ConnectionError, match="the pipeline was sent and may have run"):
                 await within(pipe.execute())
             assert len(pipe) == 0
             assert await within(client.echo("after")) == b"after"
             assert len(fake.commands(b"MULTI")) == transaction
             assert fake.connections == 2
+
+
+@pytest.mark.parametrize("policy", ["default", "own", "none"])
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+async def test_what_is_sent_again(
+    server: Server, proxy: Proxy, writes: bool, transaction: bool, policy: str
+) -> None:
+    """Its replies are lost: what only reads is sent again, and what writes if so is said."""
+    options: dict[str, Any] = {
+        "default": {},
+        "own": {"retry": Retry(NoBackoff(), 3)},
+        "none": {"retry": Retry(NoBackoff(), 0)},
+    }[policy]
+    server.cmd("SET", "k", "v")
+    async with aioredis.Redis(
+        host="127.0.0.1", port=proxy.port, socket_timeout=20, **options
+    ) as client:
+        await client.ping()
+        server.cmd("CONFIG", "RESETSTAT")
+        proxy.delay(0.4)
+        pipe = client.pipeline(transaction=transaction).get("k").hgetall("h")
+        if writes:
+            pipe.incr("n")
+        task = asyncio.create_task(pipe.execute())
+        await until(lambda: server.calls("GET") == 1)
+        await until(lambda: server.calls("EXEC") == transaction)
+        proxy.cut()
+        proxy.delay(0)
+        value = await within(outcome(task))
+        if policy == "own" or (policy == "default" and not writes):
+            assert value == [b"v", {}, *([2] if writes else [])]
+            assert server.calls("GET") == 2
+        else:
+            assert isinstance(value, ConnectionError)
+            assert "may have run" in str(value)
+            assert server.calls("GET") == 1
+        assert len(pipe) == 0
 
 
 @pytest.mark.limit(90)

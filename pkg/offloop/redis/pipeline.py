@@ -37,11 +37,17 @@ _RedisPy: Any = base.Pipeline
 _HOOKS = ("_execute_transaction", "_execute_pipeline", "parse_response")
 
 
+async def _exchange(batch: _core.Batch) -> None:
+    await batch.send()
+    while not batch.convert(_SLICE):
+        await asyncio.sleep(0)
+
+
 class NativePipeline(_core.Pipeline):
     """What turns redis-py's Pipeline into one that is carried by a channel."""
 
     # The parts of redis-py's Pipeline that are used here.
-    connection: Any
+    connection: Any = None  # not the client's property of that name
     is_transaction: bool
     scripts: set[Any]
     annotate_exception: Callable[[Exception, int, Any], None]
@@ -119,7 +125,8 @@ class NativePipeline(_core.Pipeline):
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send what is queued; the replies in order.
 
-        Everything is sent once: again only where none of its bytes were written.
+        Everything is sent once: again only where none of its bytes were written, where it
+        only reads, or where the program gave a Retry of its own.
         The socket timeout counts from here until the first reply, and anew for
         each further one. A cancelled pipeline is not sent if it was not yet, and
         finished by the worker, with its replies dropped, if it was.
@@ -151,14 +158,34 @@ class NativePipeline(_core.Pipeline):
             results: list[Any] = await _RedisPy.execute(self, raise_on_error)
             return results
         try:
-            await batch.send()
-            while not batch.convert(_SLICE):
-                await asyncio.sleep(0)
+            batch = await self._answered(batch, transaction)
             if transaction:
                 return await self._transaction_results(batch, raise_on_error)
             return await self._pipeline_results(batch, raise_on_error)
         finally:
             await self.reset()
+
+    async def _answered(self, batch: _core.Batch, transaction: bool) -> _core.Batch:
+        """The batch that was answered: a further one, if it was sent again."""
+        try:
+            await _exchange(batch)
+        except Exception as failure:
+            retries, error = batch.retry, failure
+            if retries is None or not retries.covers(error):
+                raise
+        else:
+            return batch
+
+        async def resend() -> _core.Batch:
+            self.command_stack = batch.commands()
+            fresh = self._take(transaction)
+            if fresh is None:
+                raise error
+            await _exchange(fresh)
+            return fresh
+
+        answered: _core.Batch = await retries.again(batch.channel, error, resend)
+        return answered
 
     async def _apply_callbacks(self, batch: _core.Batch, errors_in_place: bool) -> None:
         callbacks = self.response_callbacks

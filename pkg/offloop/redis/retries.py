@@ -8,7 +8,7 @@ change nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio.retry import Retry
@@ -74,13 +74,17 @@ class Retries:
         call: tuple[Any, ...],
     ) -> bool:
         """Whether future is settled by what is done here."""
-        if not isinstance(error, self._retry._supported_errors):
+        if not self.covers(error):
             return False
-        settle_by(future, self._again(channel, error, call))
+        settle_by(future, self.again(channel, error, lambda: channel._resend(call)))
         return True
 
-    async def _again(
-        self, channel: _core.Channel, error: BaseException, call: tuple[Any, ...]
+    def covers(self, error: BaseException) -> bool:
+        """Whether the policy is about such errors."""
+        return isinstance(error, self._retry._supported_errors)
+
+    async def again(
+        self, channel: _core.Channel, error: BaseException, resend: Callable[[], Awaitable[Any]]
     ) -> Any:
         """The first try has been: redis-py's Retry is told so, and goes on from there."""
         last, tries = error, 0
@@ -91,7 +95,7 @@ class Retries:
             if tries == 1 or channel.closed:
                 raise last
             try:
-                return await channel._resend(call)
+                return await resend()
             except Exception as again:
                 last = again
                 raise

@@ -578,7 +578,7 @@ int main(void)
         MT_REQUIRE(rt_pool_new(workers, 64, &pool) == RT_OK);
         options.protocol = (int)workers + 1;
         channel = channel_to(pool, &options);
-        sizes(channel, workers == 1 ? 100000 : 5000);
+        sizes(channel, workers == 1 ? 30000 : 3000);
         mixed(channel, &rnd);
         errors(channel);
         cancelled(channel);

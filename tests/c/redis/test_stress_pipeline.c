@@ -213,7 +213,7 @@ static void round_with(unsigned workers, bool cuts, struct rt_mailbox *mb, uint6
     MT_REQUIRE(rt_pool_new(workers, 64, &pool) == RT_OK);
     run.channel = channel_to(pool, &options);
     run.seed = mt_rand(rnd);
-    run.total = MT_SCALE(6000);
+    run.total = MT_SCALE(4000);
     atomic_store(&run.calm, !cuts);
     knife = mt_spawn(cutter, (void *)(uintptr_t)mt_rand(rnd));
     for (i = 0; i < THREADS; i++)
