@@ -11,7 +11,9 @@ import copy
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.exceptions import DataError, ResponseError, WatchError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, DataError, ResponseError, WatchError
 
 Scenario = Callable[[Any], Awaitable[Any]]
 SCENARIOS: dict[str, Scenario] = {}
@@ -128,6 +130,22 @@ async def nothing_ran_of_a_refused_one(c: Any) -> Any:
         await c.pipeline().set("b", 1).execute_command("NOSUCH").execute()
     except ResponseError as error:
         return [error, await c.exists("b")]
+
+
+@scenario()
+async def busy_loading(c: Any) -> Any:
+    c.set_retry(Retry(NoBackoff(), 0))
+    found = []
+    for transaction in (False, True):
+        for raises in (False, True):
+            pipe = c.pipeline(transaction=transaction).ping()
+            pipe.command_stack.clear()
+            pipe.execute_command("DEBUG", "ERROR", "LOADING of a fake").ping()
+            try:
+                found.append(await pipe.execute(raise_on_error=raises))
+            except BusyLoadingError as error:
+                found.append([error, len(pipe)])
+    return found
 
 
 @scenario()
