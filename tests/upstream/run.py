@@ -262,6 +262,9 @@ def report(case: Case, verdict: Verdict, seconds: float) -> bool:
     for test, why in verdict.wrong.items():
         last = [line for line in why.splitlines() if line.startswith("E ")][-1:] or [why[:200]]
         print(f"  FAILS: {test}\n      {last[0]}")
+    if verdict.baseline == 0:
+        print("  FAILS: nothing passes with redis.asyncio")
+        return False
     enough = share >= OURS_AT_LEAST
     if not enough:
         print(f"  FAILS: less than {OURS_AT_LEAST:.0%} go by our own connections alone")

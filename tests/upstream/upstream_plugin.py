@@ -14,6 +14,7 @@ A class that inherits everything from redis-py would so be found out.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -87,6 +88,16 @@ class Observer:
 
 
 _observer = Observer(os.environ["UPSTREAM_SOCKET"])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    """Say that the server has none of the modules that the suite has tests for.
+
+    A server 8 out of Debian lists its vector sets as a module, and the suite takes a
+    list that is not empty for one that has all of them.
+    """
+    importlib.import_module("tests.conftest").REDIS_INFO["modules"] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
