@@ -4,6 +4,7 @@
 
 #include "../redis/rds_lease.h"
 #include "bridge.h"
+#include "channel_tls.h"
 #include "client_type.h"
 #include "errors.h"
 
@@ -199,11 +200,16 @@ static int ask(void *user, struct rt_mailbox *mailbox)
 
 static int open_native(struct core_channel *channel)
 {
+    PyObject *secured = option(channel->options, "tls");
+    struct rds_tls_options tls;
     struct rds_options options;
     int err;
 
-    if (read_options(channel->options, &options) < 0)
+    if (read_options(channel->options, &options) < 0 ||
+        (secured != NULL && core_read_tls(secured, &tls) < 0))
         return -1;
+    if (secured != NULL)
+        options.tls = &tls;
     err = rds_channel_new(channel->pool->rt, &options, &channel->rds);
     if (err != RT_OK)
         return core_raise_err(channel->st, err, "The connection's options");
@@ -483,6 +489,8 @@ static PyObject *channel_stats(PyObject *op, PyObject *unused)
         { "connections", rds_channel_connections(channel->rds) },
         { "connects", rt_read(&s->connects) },
         { "connect_failures", rt_read(&s->connect_failures) },
+        { "tls_handshakes", rt_read(&s->tls_handshakes) },
+        { "tls_resumed", rt_read(&s->tls_resumed) },
         { "losses", rt_read(&s->losses) },
         { "bytes_in", rt_read(&s->bytes_in) },
         { "bytes_out", rt_read(&s->bytes_out) },

@@ -38,6 +38,7 @@ static void free_channel(struct named_channel *self)
     rds_credentials_free(self->channel.login);
     rds_conn_free(self->channel.conn);
     rds_lessor_free(self->channel.lessor);
+    rds_tls_free(self->channel.tls);
     if (self->channel.user_free != NULL)
         self->channel.user_free(self->channel.user);
     free(self->endpoint);
@@ -53,6 +54,7 @@ static bool valid(const struct rds_options *o)
         return false;
     }
     return (o->protocol == 2 || o->protocol == 3) && o->db >= 0 && o->max_reply >= 1024 &&
+           (o->tls == NULL || (o->tls->host != NULL && *o->tls->host != '\0')) &&
            o->max_reply < UINT32_MAX - 4 * RDS_PAGE && o->connect_retries >= -1;
 }
 
@@ -85,9 +87,11 @@ int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
         return RT_ENOMEM;
     self->channel.options = *options;
     o = &self->channel.options;
+    o->tls = NULL;
     if (!copy(self, 0, &o->host) || !copy(self, 1, &o->path) || !copy(self, 2, &o->username) ||
         !copy(self, 3, &o->password) || !copy(self, 4, &o->client_name) ||
         !copy(self, 5, &o->lib_name) || !copy(self, 6, &o->lib_version) || !name(self) ||
+        (options->tls != NULL && rds_tls_new(options->tls, &self->channel.tls) != RT_OK) ||
         rds_conn_new(&self->channel, &self->channel.conn) != RT_OK ||
         rds_lessor_new(&self->channel, &self->channel.lessor) != RT_OK) {
         free_channel(self);

@@ -6,7 +6,7 @@
  * when nobody else is at the connection just then; the worker that serves the
  * connection reads the replies, and sends what is left over.
  *
- * Options are copied.  The password is wiped from memory with the channel. */
+ * Options are copied.  The passwords are wiped from memory with the channel. */
 #ifndef RDS_CHANNEL_H
 #define RDS_CHANNEL_H
 
@@ -32,6 +32,7 @@ struct rds_options {
     uint64_t backoff_base, backoff_cap; /* ns between attempts */
     bool backoff_jitter;
     uint64_t max_reply;       /* bytes of one reply */
+    const struct rds_tls_options *tls; /* NULL: not encrypted; not kept */
     uint32_t max_leases;      /* connections for one caller each */
     uint64_t lease_wait;      /* ns to wait for one, 0: fail at once */
 };
@@ -53,18 +54,23 @@ struct rds_stats {
     _Atomic uint64_t pushes;     /* out-of-band messages dropped */
     _Atomic uint64_t connects;   /* connections made */
     _Atomic uint64_t connect_failures;
+    _Atomic uint64_t tls_handshakes; /* done */
+    _Atomic uint64_t tls_resumed; /* of them with an earlier session */
     _Atomic uint64_t losses;     /* connections that broke */
     _Atomic uint64_t retained;   /* commands kept over a broken connection */
     _Atomic uint64_t high_water; /* most commands outstanding */
 };
 
 struct rds_conn;
+struct rds_tls;
+struct rds_tls_options;
 struct rds_lessor;
 struct rds_credentials;
 
 struct rds_channel {
     struct rt_pool *pool;
     struct rds_options options; /* with copies of the strings */
+    struct rds_tls *tls;        /* or NULL */
     _Atomic uint32_t refs;
     _Atomic uint32_t added;     /* 1: the connection is a source of the poller */
     _Atomic uint32_t closing;   /* 1: no new commands */

@@ -175,6 +175,8 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
 
     conn->readable |= (what & RT_READABLE) != 0;
     conn->hung_up |= (what & RT_HANGUP) != 0;
+    if (conn->stream != NULL && conn->stream->reader_writes)
+        conn->readable |= (what & RT_WRITABLE) != 0;
     do {
         progress = false;
         rds_exchange_take(conn);
@@ -197,7 +199,7 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
             break;
         }
         if (rds_conn_state(conn) != RDS_CONN_READY) {
-            rds_connect_step(conn, what, now);
+            rds_connect_step(conn, what, now, worker);
             /* Without a handshake it may be ready at once. */
             progress |= rds_conn_state(conn) == RDS_CONN_READY;
         }

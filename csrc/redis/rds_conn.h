@@ -2,6 +2,8 @@
  *
  * Its state, moved by rds_conn_move() alone:
  *
+ *                                                      +--> SECURING --+
+ *                                                      |  (with TLS)   v
  *   IDLE --a command--> CREDENTIALS --> RESOLVING --> CONNECTING --> HANDSHAKE
  *    ^  ^                   |               |              |             |
  *    |  |                   +---------------+------+-------+-------------+
@@ -29,12 +31,14 @@
 #include "rds_channel.h"
 #include "rds_owner.h"
 #include "rds_resolve.h"
+#include "rds_tls.h"
 
 enum rds_conn_state {
     RDS_CONN_IDLE = 0,    /* no socket, and nobody asks for one */
     RDS_CONN_CREDENTIALS, /* the owner looks for credentials */
     RDS_CONN_RESOLVING,   /* a lookup is under way */
     RDS_CONN_CONNECTING,  /* connect() is under way */
+    RDS_CONN_SECURING,    /* the handshake of TLS is under way */
     RDS_CONN_HANDSHAKE,   /* HELLO, AUTH, SELECT ... are under way */
     RDS_CONN_READY,       /* commands flow */
     RDS_CONN_BACKOFF,     /* the last try failed, the next is due */
@@ -62,6 +66,7 @@ struct rds_conn {
     struct rt_joblist home;       /* finished, to be posted; one mailbox */
     size_t tombstones;            /* in inflight */
 
+    struct rds_stream *stream;    /* with TLS, from SECURING on */
     redisContext *ctx;
     redisContextFuncs funcs;      /* hiredis's, with our read and write */
     struct rds_builder builder;
@@ -137,7 +142,8 @@ void rds_conn_refuse(struct rds_conn *conn);
 
 void rds_conn_move(struct rds_conn *conn, enum rds_conn_state to);
 void rds_connect_begin(struct rds_conn *conn, uint64_t now);
-void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now);
+void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now,
+                      struct rt_worker *worker);
 /* A reply to our own command has come, in conn->scratch. */
 void rds_connect_reply(struct rds_conn *conn);
 /* This try failed with err; text is for the person. */
@@ -154,6 +160,8 @@ void rds_exchange_take(struct rds_conn *conn);
 /* Write what the socket takes.  Returns whether any progress was made; the
  * connection may be lost afterwards. */
 bool rds_exchange_write(struct rds_conn *conn);
+/* Whether bytes were received that the socket does not show any more. */
+bool rds_exchange_buffered(const struct rds_conn *conn);
 /* Read what has come and send finished jobs home. */
 bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker);
 /* The same, a single read by no worker.  Returns its bytes. */

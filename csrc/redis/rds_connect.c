@@ -15,6 +15,8 @@
 #include "rds_conn.h"
 #include "rds_lease.h"
 
+#define SECURED_WITHIN (60 * RT_SEC) /* where there is no other limit; asyncio's as well */
+
 enum step { STEP_HELLO, STEP_AUTH, STEP_SETNAME, STEP_SETINFO, STEP_SELECT };
 
 static const struct rds_options *options_of(const struct rds_conn *conn)
@@ -27,6 +29,7 @@ void rds_conn_move(struct rds_conn *conn, enum rds_conn_state to)
     enum rds_conn_state from = rds_conn_state(conn);
 
     RT_CHECK(from != RDS_CONN_CLOSED);
+    RT_CHECK(to != RDS_CONN_HANDSHAKE || from == RDS_CONN_CONNECTING || from == RDS_CONN_SECURING);
     RT_CHECK(to != RDS_CONN_READY || from == RDS_CONN_HANDSHAKE);
     /* Partner: the submitter's look in rds_channel_submit(). */
     atomic_store(&conn->state, (uint32_t)to);
@@ -72,11 +75,15 @@ void rds_connect_close(struct rds_conn *conn)
     /* First: a fork in between must not find the number of what is another's. */
     atomic_store(&conn->sock, -1);
     if (conn->fd >= 0) {
+        rds_stream_free(conn->stream);
+        conn->stream = NULL;
         rt_source_unwatch(&conn->source, conn->fd);
         close(conn->fd);
     }
     conn->fd = -1;
     if (conn->ctx != NULL) {
+        rds_stream_free(conn->stream);
+        conn->stream = NULL;
         if (conn->loan != NULL)
             rds_loan_end(conn);
         else
@@ -126,7 +133,12 @@ void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64
     else if (err == RT_EPROTOCOL)
         snprintf(reason, sizeof reason, "Protocol error from %.200s while connecting: %.200s",
                  rds_channel_endpoint(conn->channel), text);
+    else if (err == RT_ETLS) /* redis-py's words */
+        snprintf(reason, sizeof reason, "Error 1 connecting to %.200s. %.240s.",
+                 rds_channel_endpoint(conn->channel), text);
     rt_count(&conn->channel->stats.connect_failures, 1);
+    if (err == RT_ETLS)
+        rds_tls_doubt(conn->channel->tls);
     rds_connect_close(conn);
     conn->failures++;
     if (worth_retrying(err) && (retries < 0 || conn->failures <= (unsigned)retries)) {
@@ -271,6 +283,8 @@ static void begin_handshake(struct rds_conn *conn, uint64_t now)
     }
     conn->fd = -1; /* the context's now */
     rds_exchange_attach(conn);
+    if (conn->stream != NULL)
+        rt_source_attend(&conn->source, RT_READABLE); /* it may have read ahead */
     if (conn->resolve != NULL) {
         rds_resolve_release(conn->resolve);
         conn->resolve = NULL;
@@ -290,6 +304,53 @@ static void begin_handshake(struct rds_conn *conn, uint64_t now)
         return;
     }
     (void)rds_exchange_write(conn);
+}
+
+/* ---- TLS ---------------------------------------------------------------- */
+
+static void begin_securing(struct rds_conn *conn, uint64_t now)
+{
+    rds_conn_move(conn, RDS_CONN_SECURING);
+    if (options_of(conn)->connect_timeout == RT_NEVER) {
+        conn->connect_by = rt_after(now, SECURED_WITHIN);
+        rt_source_due(&conn->source, conn->connect_by);
+    }
+}
+
+/* Go on with the handshake of TLS. */
+static void secure(struct rds_conn *conn, uint64_t now)
+{
+    struct rds_channel *channel = conn->channel;
+    char why[240] = "";
+    int err;
+
+    if (conn->stream == NULL) {
+        err = rds_stream_new(channel->tls, conn->fd, &conn->stream, why, sizeof why);
+        if (err == RT_EBUSY) {
+            rt_source_due(&conn->source, rt_after(now, 2 * RT_MS));
+            return;
+        }
+        if (err != RT_OK) {
+            rds_connect_failed(conn, err, err == RT_ETLS ? why : "no memory for a connection", now);
+            return;
+        }
+    }
+    switch (rds_stream_handshake(conn->stream)) {
+    case RDS_STREAM_WAITS:
+        break;
+    case RDS_STREAM_FAILED:
+        snprintf(why, sizeof why, "%s", conn->stream->why);
+        rds_connect_failed(conn, conn->stream->refused ? RT_ETLS : RT_ELOST, why, now);
+        break;
+    case RDS_STREAM_DONE:
+        rt_count(&channel->stats.tls_handshakes, 1);
+        if (rds_stream_resumed(conn->stream))
+            rt_count(&channel->stats.tls_resumed, 1);
+        if (options_of(conn)->connect_timeout == RT_NEVER)
+            conn->connect_by = RT_NEVER;
+        begin_handshake(conn, now);
+        break;
+    }
 }
 
 static bool says(const struct rds_node *node, const char *word)
@@ -504,7 +565,10 @@ static void connected_or_not(struct rds_conn *conn, uint64_t now)
         error = errno;
     }
     if (error == 0) {
-        begin_handshake(conn, now);
+        if (conn->channel->tls != NULL)
+            begin_securing(conn, now);
+        else
+            begin_handshake(conn, now);
         return;
     }
     rt_source_unwatch(&conn->source, conn->fd);
@@ -607,7 +671,8 @@ static void credentials_came(struct rds_conn *conn, uint64_t now)
         look_up(conn, now);
 }
 
-void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now)
+void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now,
+                      struct rt_worker *worker)
 {
     char text[256];
 
@@ -624,6 +689,12 @@ void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now)
     case RDS_CONN_CONNECTING:
         if (what & (RT_WRITABLE | RT_HANGUP))
             connected_or_not(conn, now);
+        if (rds_conn_state(conn) != RDS_CONN_SECURING)
+            break;
+        /* fall through */
+    case RDS_CONN_SECURING:
+        rt_worker_pass_lead(worker); /* it computes, and may read files */
+        secure(conn, now);
         break;
     case RDS_CONN_BACKOFF:
         if (now >= conn->retry_at) {
@@ -642,14 +713,16 @@ void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now)
     case RDS_CONN_CREDENTIALS:
     case RDS_CONN_RESOLVING:
     case RDS_CONN_CONNECTING:
+    case RDS_CONN_SECURING:
     case RDS_CONN_HANDSHAKE:
         if (now < conn->connect_by) {
             rt_source_due(&conn->source, conn->connect_by);
             break;
         }
         snprintf(text, sizeof text,
-                 "Timeout connecting to %.160s: the command was not sent, so it was not executed",
-                 rds_channel_endpoint(conn->channel));
+                 "Timeout connecting to %.140s%s: the command was not sent, so it was not executed",
+                 rds_channel_endpoint(conn->channel),
+                 rds_conn_state(conn) == RDS_CONN_SECURING ? " in the handshake of TLS" : "");
         rds_connect_failed(conn, RT_ETIMEOUT, text, now);
         break;
     default:

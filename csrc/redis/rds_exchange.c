@@ -183,6 +183,8 @@ bool rds_exchange_write(struct rds_conn *conn)
     }
     /* Ask for the edge only while there is something left: on a Unix socket
      * every read of the peer's would wake us otherwise. */
+    if (conn->stream != NULL && conn->stream->reader_writes)
+        done = 0;
     if (!done != conn->watch_write) {
         conn->watch_write = !done;
         if (conn->loan != NULL)
@@ -223,6 +225,50 @@ static ssize_t read_socket(redisContext *c, char *buf, size_t cap)
     snprintf(c->errstr, sizeof c->errstr, "%s",
              n == 0 ? "the server closed the connection" : strerror(errno));
     return -1;
+}
+
+/* The same from a stream of TLS, whose records may be here before they are asked for. */
+static ssize_t read_stream(redisContext *c, char *buf, size_t cap)
+{
+    struct rds_conn *conn = c->privdata;
+    struct rds_stream *stream = conn->stream;
+    ssize_t n = rds_stream_read(stream, buf, cap);
+
+    conn->last_read = n;
+    if (stream->write_again || stream->reader_writes) {
+        stream->write_again = false;
+        rt_source_attend(&conn->source, 0); /* a look writes, or asks for room */
+    }
+    if (n > 0) {
+        if (stream->drained && !conn->hung_up)
+            conn->readable = false;
+    } else if (n == 0) {
+        conn->readable = conn->hung_up = false;
+    } else {
+        c->err = stream->ended ? REDIS_ERR_EOF : REDIS_ERR_IO;
+        snprintf(c->errstr, sizeof c->errstr, "%.127s", stream->why);
+    }
+    return n;
+}
+
+static ssize_t write_stream(redisContext *c)
+{
+    struct rds_conn *conn = c->privdata;
+    struct rds_stream *stream = conn->stream;
+    ssize_t n = rds_stream_write(stream, c->obuf, sdslen(c->obuf));
+
+    if (n < 0) {
+        c->err = REDIS_ERR_IO;
+        snprintf(c->errstr, sizeof c->errstr, "%.127s", stream->why);
+    }
+    conn->readable |= stream->writer_reads;
+    conn->hung_up |= stream->gone;
+    return n;
+}
+
+bool rds_exchange_buffered(const struct rds_conn *conn)
+{
+    return conn->stream != NULL && rds_stream_buffered(conn->stream);
 }
 
 static ssize_t write_socket(redisContext *c)
@@ -305,8 +351,8 @@ void rds_exchange_attach(struct rds_conn *conn)
     redisContext *c = conn->ctx;
 
     conn->funcs = *c->funcs;
-    conn->funcs.read = read_socket;
-    conn->funcs.write = write_socket;
+    conn->funcs.read = conn->stream != NULL ? read_stream : read_socket;
+    conn->funcs.write = conn->stream != NULL ? write_stream : write_socket;
     c->funcs = &conn->funcs;
     c->privdata = conn;
     c->reader->fn = &rds_reply_functions;
@@ -491,7 +537,7 @@ static int drop_bytes(struct rds_conn *conn)
 {
     char waste[16 << 10];
     size_t want = conn->skip < sizeof waste ? (size_t)conn->skip : sizeof waste;
-    ssize_t n = read_socket(conn->ctx, waste, want);
+    ssize_t n = conn->funcs.read(conn->ctx, waste, want);
 
     if (n < 0)
         return REDIS_ERR;
@@ -511,6 +557,16 @@ static void renew_deadline(struct rds_conn *conn)
     job->base.deadline = rt_after(conn->quiet_since, job->pipeline->patience);
 }
 
+/* What a connection that cannot be read is: lost, or refused by what the server
+ * says of our certificate, which in TLS 1.3 comes after the handshake. */
+static int loss(const struct rds_conn *conn)
+{
+    return conn->stream != NULL && conn->stream->refused &&
+                   rds_conn_state(conn) != RDS_CONN_READY
+               ? RT_ETLS
+               : RT_ELOST;
+}
+
 /* Read at most so many times.  Sets *progress when there was anything, the end of
  * the connection too.  Returns the bytes. */
 static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigned most,
@@ -524,7 +580,7 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
         int status = conn->skip > 0 ? drop_bytes(conn) : redisBufferRead(conn->ctx);
 
         if (status != REDIS_OK) {
-            rds_exchange_lost(conn, RT_ELOST, conn->ctx->errstr);
+            rds_exchange_lost(conn, loss(conn), conn->ctx->errstr);
             *progress = true;
             break;
         }

@@ -53,9 +53,14 @@ static void read_through(struct rt_source *src, uint32_t what)
         conn->readable = true;
         conn->hung_up |= (what & RT_HANGUP) != 0;
         bytes = rds_exchange_read_once(conn);
+        /* What was read ahead is no event of the socket's any more. */
+        while (conn->loan != NULL && conn->readable && bytes <= LARGE &&
+               rds_exchange_buffered(conn))
+            bytes += rds_exchange_read_once(conn);
         conn->read_through++;
         rt_count(&conn->channel->stats.inline_reads, 1);
-        if (conn->loan != NULL && (bytes > LARGE || conn->inflight.count > 2 * FEW))
+        if (conn->loan != NULL && (bytes > LARGE || conn->inflight.count > 2 * FEW ||
+                                   (conn->readable && rds_exchange_buffered(conn))))
             rds_loan_recall(conn);
         hand_over = conn->loan == NULL || conn->pending.head != NULL;
     }

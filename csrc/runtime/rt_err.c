@@ -18,6 +18,7 @@ const char *rt_strerror(int err)
     case RT_EAUTH: return "authentication failed";
     case RT_EREFUSED: return "refused by the server";
     case RT_EBUSY: return "refused by the server for now";
+    case RT_ETLS: return "no encrypted connection";
     case RT_ECREDENTIALS: return "no credentials";
     }
     return "unknown error";

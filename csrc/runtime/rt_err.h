@@ -19,6 +19,7 @@ enum rt_err {
     RT_ETOOBIG = -11,   /* the reply is over the configured cap */
     RT_EAUTH = -12,     /* the server refused the credentials */
     RT_EREFUSED = -13,  /* the server refused something else at connect time */
+    RT_ETLS = -16,      /* the peer could not be trusted, or does not speak TLS */
     RT_EBUSY = -15,     /* the server refused for now: starting, or full */
     RT_ECREDENTIALS = -14, /* the owner could not provide credentials */
 };

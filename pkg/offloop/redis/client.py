@@ -253,7 +253,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             (of them by the calling thread), ``inline_reads`` (reads by the loop's thread),
             ``loans`` (times a socket was lent to it for that), ``wakeups``, ``eventfd_writes``,
             ``queue_depth``, ``queue_high_water``, ``connections``, ``connects``,
-            ``connect_failures``, ``losses``, ``bytes_in``, ``bytes_out``, ``errors``,
+            ``connect_failures``, ``tls_handshakes``, ``tls_resumed`` (of them with an
+            earlier session), ``losses``, ``bytes_in``, ``bytes_out``, ``errors``,
             ``timeouts``, ``cancelled``, ``dropped_replies``, ``pushes``,
             ``retained_unsent``; ``blocking_commands``, ``leases`` (connections for one
             of them each, open now), ``leases_idle``, ``leases_high_water``,

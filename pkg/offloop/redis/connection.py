@@ -92,6 +92,7 @@ class NativeChannel:
     _offloop_provider: Any = None
     _offloop_login: dict[str, Any] | None = None  # in place of the configured credentials
     _offloop_own_retry: bool = False  # the program gave its Retry: it decides for writes too
+    _offloop_declined: dict[str, Any] | None = None  # what redis-py connects with itself
     _offloop_tasks: set[asyncio.Task[None]]
 
     def _configure(self, workers: int | None, pool: Pool | None) -> None:
@@ -134,13 +135,16 @@ class NativeChannel:
             return channel
         if not is_native(self.connection_class, self.connection_kwargs):
             return None
+        if self._offloop_declined is not None and self._offloop_declined == self.connection_kwargs:
+            return None
         # redis-py's own connection checks the configuration and knows the defaults.
         connection = self.connection_class(**self.connection_kwargs)
+        options = channel_options(connection, self._credentials_needed)
+        if options is None:
+            self._offloop_declined = dict(self.connection_kwargs)
+            return None
         self._offloop_provider = connection.credential_provider
-        self._offloop_channel = _core.Channel(
-            self.pool,
-            {**channel_options(connection, self._credentials_needed), **self._lease_options()},
-        )
+        self._offloop_channel = _core.Channel(self.pool, {**options, **self._lease_options()})
         self._set_channel_retry(connection.retry)
         return self._offloop_channel
 

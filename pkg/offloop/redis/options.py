@@ -11,23 +11,29 @@ from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
     DefaultParser,
+    SSLConnection,
     UnixDomainSocketConnection,
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
 
+from offloop.redis.tls import tls_options
+
 __all__ = ["channel_options", "is_native"]
 
 # Connection classes that the native channel stands in for. A subclass may connect
 # to anywhere in any way, so it keeps redis-py's own.
-_CLASSES = (Connection, UnixDomainSocketConnection)
+_CLASSES = (Connection, SSLConnection, UnixDomainSocketConnection)
 
 # What a program can put in place of redis-py's own parts: then these are used.
 _OWN_PARTS = ("redis_connect_func", "parser_class", "encoder_class")
 
 
 def is_native(connection_class: type[AbstractConnection], kwargs: dict[str, Any]) -> bool:
-    """Whether connections of this class and configuration can be native ones."""
+    """Whether connections of this class and configuration can be native ones.
+
+    Of an SSLConnection channel_options() has the last word.
+    """
     if connection_class not in _CLASSES:
         return False
     maintenance = kwargs.get("maint_notifications_config")
@@ -70,7 +76,7 @@ def _text(value: Any) -> Any:
 
 def channel_options(
     connection: AbstractConnection, provider: Callable[..., None]
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The options of a native channel to where connection would connect.
 
     Args:
@@ -78,6 +84,10 @@ def channel_options(
             checked the configuration and filled in the defaults.
         provider: called when credentials are needed, if connection has a
             credential provider.
+
+    Returns:
+        The options, or None where connection has to connect itself: with options
+        of TLS that cannot be the same natively (see offloop.redis.tls).
     """
     info = connection.driver_info
     options: dict[str, Any] = {
@@ -101,4 +111,8 @@ def channel_options(
         options["path"] = connection.path
     elif isinstance(connection, Connection):
         options.update(host=connection.host, port=connection.port, **_keepalive(connection))
+    if isinstance(connection, SSLConnection):
+        options["tls"] = tls_options(connection)
+        if options["tls"] is None:
+            return None
     return options
