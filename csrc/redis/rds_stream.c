@@ -17,6 +17,8 @@
 
 #include "rds_tls.h"
 
+#define RECORD ((size_t)SSL3_RT_MAX_PLAIN_LENGTH)
+
 /* ---- the socket ---------------------------------------------------------- */
 
 static int bio_read(BIO *bio, char *buf, int size)
@@ -116,7 +118,8 @@ static bool is_end(unsigned long code)
 /* OpenSSL has given up, or the socket has.  `kind` is of SSL_get_error(). */
 static void fail(struct rds_stream *stream, int kind)
 {
-    unsigned long code = ERR_peek_error();
+    /* The last of the errors: before it are those of looking for another way. */
+    unsigned long code = ERR_peek_last_error();
     long result = SSL_get_verify_result(stream->ssl);
     size_t len;
 
@@ -131,7 +134,7 @@ static void fail(struct rds_stream *stream, int kind)
         distrust(stream, result);
     } else {
         stream->refused = true;
-        rds_tls_reason(stream->why, sizeof stream->why, "");
+        rds_tls_reason(stream->why, sizeof stream->why, code);
         len = strlen(stream->why);
         if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) == SSL_R_WRONG_VERSION_NUMBER)
             snprintf(stream->why + len, sizeof stream->why - len, " (is it a port for TLS?)");
@@ -192,7 +195,9 @@ static int build(struct rds_stream *stream, SSL_CTX *context, SSL_SESSION *sessi
     SSL_set_bio(stream->ssl, bio, bio);
     SSL_set_connect_state(stream->ssl);
     if (!name_peer(stream)) {
-        rds_tls_reason(why, size, "the host's name cannot be asked for");
+        snprintf(why, size, "OpenSSL does not take '%.100s' for the name of a host",
+                 stream->tls->options.host);
+        ERR_clear_error();
         return RT_ETLS;
     }
     propose(stream->ssl, session);
@@ -235,7 +240,7 @@ void rds_stream_free(struct rds_stream *stream)
     if (stream == NULL)
         return;
     if (rds_tls_enter()) {
-        if (!stream->broken && !stream->half_written && !SSL_in_init(stream->ssl))
+        if (!stream->broken && stream->half_written == 0 && !SSL_in_init(stream->ssl))
             (void)SSL_shutdown(stream->ssl); /* one word, whether it is heard or not */
         /* Otherwise OpenSSL takes the session for a bad one. */
         if (!stream->broken)
@@ -296,8 +301,17 @@ bool rds_stream_buffered(const struct rds_stream *stream)
 /* Whether a handshake in the middle of the stream is to be driven by a read. */
 static bool reads_first(const struct rds_stream *stream)
 {
-    return !stream->half_written &&
+    return stream->half_written == 0 &&
            (SSL_in_init(stream->ssl) || SSL_renegotiate_pending(stream->ssl));
+}
+
+/* Whether a read must not come before the rest of a half-written record.  The peer
+ * wants new keys, and OpenSSL answers that after the record, but in the middle of it
+ * when a read brings the next such wish. */
+static bool writes_first(const struct rds_stream *stream)
+{
+    return stream->half_written != 0 &&
+           SSL_get_key_update_type(stream->ssl) != SSL_KEY_UPDATE_NONE;
 }
 
 ssize_t rds_stream_read(struct rds_stream *stream, char *buf, size_t size)
@@ -308,6 +322,11 @@ ssize_t rds_stream_read(struct rds_stream *stream, char *buf, size_t size)
 
     if (!rds_tls_enter()) {
         stream->drained = true;
+        return 0;
+    }
+    if (writes_first(stream)) {
+        stream->reader_writes = true;
+        rds_tls_leave();
         return 0;
     }
     ERR_clear_error();
@@ -347,9 +366,13 @@ out:
     return result;
 }
 
+/* One record at a time, and one that is half written as it was: then what OpenSSL
+ * has not said to be written can never have reached the peer, who needs the whole of
+ * a record to read any of it.  With more it may write a record, begin the next and
+ * say no more than that it has to wait. */
 ssize_t rds_stream_write(struct rds_stream *stream, const char *data, size_t len)
 {
-    size_t total = 0, took;
+    size_t total = 0, took, want;
     ssize_t result;
     int n, kind;
 
@@ -364,16 +387,19 @@ ssize_t rds_stream_write(struct rds_stream *stream, const char *data, size_t len
         }
         ERR_clear_error();
         took = 0;
-        n = SSL_write_ex(stream->ssl, data + total, len - total, &took);
+        want = stream->half_written != 0   ? stream->half_written
+               : len - total < RECORD ? len - total
+                                      : RECORD;
+        n = SSL_write_ex(stream->ssl, data + total, want, &took);
         if (n == 1) {
-            stream->half_written = false;
+            stream->half_written = 0;
             total += took;
             continue;
         }
         kind = SSL_get_error(stream->ssl, n);
         if (kind == SSL_ERROR_WANT_WRITE) {
             /* Part of a record is in the socket, unless it is a handshake's. */
-            stream->half_written = !SSL_in_init(stream->ssl);
+            stream->half_written = SSL_in_init(stream->ssl) ? 0 : want;
             stream->writer_reads = stream->gone || SSL_in_init(stream->ssl);
         } else if (kind == SSL_ERROR_WANT_READ) {
             stream->writer_reads = true;

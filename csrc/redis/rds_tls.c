@@ -130,73 +130,96 @@ void rds_tls_free(struct rds_tls *tls)
 
 /* ---- reasons ------------------------------------------------------------- */
 
-void rds_tls_reason(char *why, size_t size, const char *before)
+void rds_tls_reason(char *why, size_t size, unsigned long code)
 {
-    unsigned long code = ERR_get_error();
-    const char *text;
+    const char *text = ERR_reason_error_string(code);
     char name[64];
     size_t i;
 
-    ERR_clear_error();
-    if (code == 0) {
-        snprintf(why, size, "%s", before);
-    } else if (ERR_GET_LIB(code) == ERR_LIB_SYS) {
-        snprintf(why, size, "%s: %s", before, strerror(ERR_GET_REASON(code)));
+    if (ERR_GET_LIB(code) == ERR_LIB_SYS) {
+        snprintf(why, size, "%s", strerror(ERR_GET_REASON(code)));
+    } else if (text == NULL) {
+        snprintf(why, size, "OpenSSL's error %lx", code);
+    } else if (ERR_GET_LIB(code) != ERR_LIB_SSL) {
+        snprintf(why, size, "%s", text);
     } else {
         /* As Python's ssl has it, since people look for these words. */
-        text = ERR_reason_error_string(code);
-        snprintf(name, sizeof name, "%s", text != NULL ? text : "unknown error");
+        snprintf(name, sizeof name, "%s", text);
         for (i = 0; name[i] != '\0'; i++) {
             if (name[i] >= 'a' && name[i] <= 'z')
                 name[i] = (char)(name[i] - 'a' + 'A');
             else if (name[i] == ' ')
                 name[i] = '_';
         }
-        snprintf(why, size, "%s%s[%s: %s] %s", before, *before != '\0' ? ": " : "",
-                 ERR_GET_LIB(code) == ERR_LIB_PEM ? "PEM" : "SSL", name,
-                 text != NULL ? text : "unknown error");
+        snprintf(why, size, "[SSL: %s] %s", name, text);
     }
 }
 
 static bool cannot(char *why, size_t size, const char *what, const char *file)
 {
-    char before[160];
+    int len = snprintf(why, size, "cannot use %s%s%.100s", what, *file != '\0' ? " " : "", file);
+    char reason[100];
 
-    snprintf(before, sizeof before, "cannot use %s%s%.100s", what, *file != '\0' ? " " : "", file);
-    rds_tls_reason(why, size, before);
+    /* The first of the errors is nearest to the cause. */
+    rds_tls_reason(reason, sizeof reason, ERR_peek_error());
+    ERR_clear_error();
+    snprintf(why + len, size - (size_t)len, ": %s", reason);
     return false;
 }
 
 /* ---- the context ---------------------------------------------------------- */
 
+struct asked {
+    const struct rds_tls_options *options;
+    bool in_vain;
+};
+
 /* OpenSSL asks for the key's password. */
 static int give_password(char *buf, int size, int writing, void *user)
 {
-    const struct rds_tls_options *o = user;
+    struct asked *asked = user;
+    const struct rds_tls_options *o = asked->options;
 
     (void)writing;
+    asked->in_vain = o->key_password == NULL;
     if (o->key_password == NULL || o->key_password_len > (size_t)size)
         return -1; /* not asked for at a terminal, as OpenSSL would */
     memcpy(buf, o->key_password, o->key_password_len);
     return (int)o->key_password_len;
 }
 
-static bool use_our_certificate(SSL_CTX *context, struct rds_tls_options *o, char *why, size_t size)
+static bool use_our_certificate(SSL_CTX *context, const struct rds_tls_options *o, char *why,
+                                size_t size)
 {
     const char *key = o->key_file != NULL ? o->key_file : o->cert_file;
+    struct asked asked = { .options = o };
+    bool ok = false;
 
     if (o->cert_file == NULL)
         return true;
     SSL_CTX_set_default_passwd_cb(context, give_password);
-    SSL_CTX_set_default_passwd_cb_userdata(context, o);
+    SSL_CTX_set_default_passwd_cb_userdata(context, &asked);
     if (SSL_CTX_use_certificate_chain_file(context, o->cert_file) != 1)
-        return cannot(why, size, "ssl_certfile", o->cert_file);
-    if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
-        return cannot(why, size,
-                      o->key_password == NULL ? "the key (without ssl_password)" : "the key", key);
-    if (SSL_CTX_check_private_key(context) != 1)
-        return cannot(why, size, "the key", key);
-    return true;
+        (void)cannot(why, size, "ssl_certfile", o->cert_file);
+    else if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
+        (void)cannot(why, size, asked.in_vain ? "the encrypted key without ssl_password," : "the key",
+                     key);
+    else if (SSL_CTX_check_private_key(context) != 1)
+        (void)cannot(why, size, "the key", key);
+    else
+        ok = true;
+    SSL_CTX_set_default_passwd_cb_userdata(context, NULL);
+    SSL_CTX_set_default_passwd_cb(context, NULL);
+    return ok;
+}
+
+static int no_password(char *buf, int size, int writing, void *user)
+{
+    (void)buf;
+    (void)size;
+    (void)writing;
+    (void)user;
+    return -1;
 }
 
 /* Whether reading stopped because there was no more. */
@@ -223,7 +246,7 @@ static bool use_ca_data(SSL_CTX *context, const struct rds_tls_options *o, char 
     if (bio == NULL)
         return cannot(why, size, "ssl_ca_data", "");
     while (ok) {
-        cert = o->ca_data_pem ? PEM_read_bio_X509(bio, NULL, give_password, (void *)(uintptr_t)o)
+        cert = o->ca_data_pem ? PEM_read_bio_X509(bio, NULL, no_password, NULL)
                               : d2i_X509_bio(bio, NULL);
         if (cert == NULL)
             break;
@@ -274,7 +297,7 @@ static int keep_session(SSL *ssl, SSL_SESSION *session)
     return 0; /* the caller's reference stays the caller's */
 }
 
-static bool configure(SSL_CTX *context, struct rds_tls_options *o, char *why, size_t size)
+static bool configure(SSL_CTX *context, const struct rds_tls_options *o, char *why, size_t size)
 {
     X509_VERIFY_PARAM *param = SSL_CTX_get0_param(context);
 

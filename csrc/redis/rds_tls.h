@@ -83,7 +83,7 @@ struct rds_stream {
     bool gone;          /* a send has failed: a recv tells the reason */
     bool broken;        /* OpenSSL has given up: nothing may be sent any more */
     bool refused;       /* ... because of what the peer said, or is */
-    bool half_written;  /* a write waits for the socket and must be repeated */
+    size_t half_written; /* bytes of a record that is partly in the socket, or 0 */
     bool reader_writes; /* a read has to write first: it waits for the socket */
     bool writer_reads;  /* a write has to wait for what a read brings */
     bool write_again;   /* ... and need not wait any more; the caller clears it */
@@ -109,8 +109,8 @@ int rds_tls_take(struct rds_tls *tls, SSL_CTX **context, SSL_SESSION **session, 
 /* A handshake has failed: the context is made anew for the next one. */
 void rds_tls_doubt(struct rds_tls *tls);
 
-/* Write why the last call into OpenSSL failed, and forget the reasons. */
-void rds_tls_reason(char *why, size_t size, const char *before);
+/* Write what an error code of OpenSSL's means. */
+void rds_tls_reason(char *why, size_t size, unsigned long code);
 
 /* ---- rds_stream.c -------------------------------------------------------- */
 
