@@ -175,8 +175,6 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
 
     conn->readable |= (what & RT_READABLE) != 0;
     conn->hung_up |= (what & RT_HANGUP) != 0;
-    if (conn->stream != NULL && conn->stream->reader_writes)
-        conn->readable |= (what & RT_WRITABLE) != 0;
     do {
         progress = false;
         rds_exchange_take(conn);

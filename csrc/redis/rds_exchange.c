@@ -183,8 +183,8 @@ bool rds_exchange_write(struct rds_conn *conn)
     }
     /* Ask for the edge only while there is something left: on a Unix socket
      * every read of the peer's would wake us otherwise. */
-    if (conn->stream != NULL && conn->stream->reader_writes)
-        done = 0;
+    if (conn->stream != NULL && sdslen(c->obuf) == 0)
+        done = rds_stream_flush(conn->stream);
     if (!done != conn->watch_write) {
         conn->watch_write = !done;
         if (conn->loan != NULL)
@@ -235,7 +235,7 @@ static ssize_t read_stream(redisContext *c, char *buf, size_t cap)
     ssize_t n = rds_stream_read(stream, buf, cap);
 
     conn->last_read = n;
-    if (stream->write_again || stream->reader_writes) {
+    if (stream->write_again || stream->unsent != NULL) {
         stream->write_again = false;
         rt_source_attend(&conn->source, 0); /* a look writes, or asks for room */
     }

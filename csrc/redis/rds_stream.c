@@ -3,12 +3,18 @@
  * Sending goes by send(MSG_NOSIGNAL), not by OpenSSL's own socket BIO, whose
  * write() would raise SIGPIPE in a user's thread that writes through.
  *
- * In the middle of the stream OpenSSL may have to read in order to write (the
- * server wants to renegotiate) or to write in order to read (it wants new keys).
- * Such a handshake is driven by reads alone: a write that found itself in it would
- * take the replies that come meanwhile for an error.  So while one is under way a
- * write takes nothing and asks for a read (`writer_reads`), and a read that has to
- * write first asks for room in the socket (`reader_writes`). */
+ * What the socket does not take is kept here (`unsent`), and OpenSSL is told that it
+ * was sent: so it never stands in the middle of a record.  Otherwise a peer that
+ * wants new keys would have it write while the rest of a record is to come first,
+ * which it cannot, and reading would have to wait for writing, which may be waiting
+ * for the peer to read.  A record is written only when nothing is unsent, and the
+ * caller is told of its bytes when all of it is in the socket: before that the peer
+ * cannot read any of them.
+ *
+ * A handshake in the middle of the stream (TLS 1.2) is driven by reads alone: a
+ * write that found itself in one would take the replies that come meanwhile for an
+ * error.  So while one is under way a write takes nothing and asks for a read
+ * (`writer_reads`). */
 #include <errno.h>
 #include <sys/socket.h>
 
@@ -18,6 +24,7 @@
 #include "rds_tls.h"
 
 #define RECORD ((size_t)SSL3_RT_MAX_PLAIN_LENGTH)
+#define UNSENT_MOST ((size_t)256 << 10) /* a record, and answers to the peer's wishes */
 
 /* ---- the socket ---------------------------------------------------------- */
 
@@ -43,24 +50,73 @@ static int bio_read(BIO *bio, char *buf, int size)
     return n == 0 ? 0 : -1;
 }
 
+/* The peer is gone, and may have said why: that is to be read first. */
+static void give_up_sending(struct rds_stream *stream, int error)
+{
+    stream->gone = true;
+    stream->error = error;
+    free(stream->unsent);
+    stream->unsent = NULL;
+    stream->unsent_at = stream->unsent_end = 0;
+}
+
+/* Send what the socket takes.  Returns the bytes. */
+static size_t send_some(struct rds_stream *stream, const char *data, size_t len)
+{
+    ssize_t n;
+
+    do {
+        n = send(stream->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n >= 0)
+        return (size_t)n;
+    if (errno != EAGAIN && errno != EWOULDBLOCK)
+        give_up_sending(stream, errno);
+    return 0;
+}
+
+/* Keep what was not sent. */
+static void keep(struct rds_stream *stream, const char *data, size_t len)
+{
+    size_t size = stream->unsent_end + len;
+    char *bigger = size <= UNSENT_MOST ? realloc(stream->unsent, size) : NULL;
+
+    if (bigger == NULL) {
+        /* A peer that has us answer without reading the answers, if it is not that. */
+        give_up_sending(stream, size <= UNSENT_MOST ? ENOMEM : ENOBUFS);
+        return;
+    }
+    memcpy(bigger + stream->unsent_end, data, len);
+    stream->unsent = bigger;
+    stream->unsent_end = size;
+}
+
 static int bio_write(BIO *bio, const char *data, int len)
 {
     struct rds_stream *stream = BIO_get_data(bio);
-    ssize_t n;
+    size_t sent = 0;
 
     BIO_clear_retry_flags(bio);
-    do {
-        n = send(stream->fd, data, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    } while (n < 0 && errno == EINTR);
-    if (n >= 0)
-        return (int)n;
-    if (errno != EAGAIN && errno != EWOULDBLOCK) {
-        /* The peer is gone, and may have said why: that is to be read first. */
-        stream->gone = true;
-        stream->error = errno;
-    }
-    BIO_set_retry_write(bio);
-    return -1;
+    if (stream->unsent == NULL && !stream->gone)
+        sent = send_some(stream, data, (size_t)len);
+    if (sent < (size_t)len && !stream->gone)
+        keep(stream, data + sent, (size_t)len - sent);
+    return len;
+}
+
+/* Send what is unsent.  False: there is something still. */
+static bool flush(struct rds_stream *stream)
+{
+    if (stream->unsent == NULL)
+        return true;
+    stream->unsent_at += send_some(stream, stream->unsent + stream->unsent_at,
+                                   stream->unsent_end - stream->unsent_at);
+    if (stream->unsent_at < stream->unsent_end)
+        return false;
+    free(stream->unsent);
+    stream->unsent = NULL;
+    stream->unsent_at = stream->unsent_end = 0;
+    return true;
 }
 
 static long bio_ctrl(BIO *bio, int what, long number, void *pointer)
@@ -71,7 +127,7 @@ static long bio_ctrl(BIO *bio, int what, long number, void *pointer)
     (void)pointer;
     if (what == BIO_CTRL_EOF)
         return stream->ended;
-    return what == BIO_CTRL_FLUSH; /* nothing is kept here */
+    return what == BIO_CTRL_FLUSH;
 }
 
 BIO_METHOD *rds_stream_method(void)
@@ -240,8 +296,11 @@ void rds_stream_free(struct rds_stream *stream)
     if (stream == NULL)
         return;
     if (rds_tls_enter()) {
-        if (!stream->broken && stream->half_written == 0 && !SSL_in_init(stream->ssl))
-            (void)SSL_shutdown(stream->ssl); /* one word, whether it is heard or not */
+        /* One word, whether it is heard or not; and none behind half a record: its
+         * commands were not sent as far as the caller knows, and must not be. */
+        if (!stream->broken && stream->unsent == NULL && !stream->gone &&
+            !SSL_in_init(stream->ssl))
+            (void)SSL_shutdown(stream->ssl);
         /* Otherwise OpenSSL takes the session for a bad one. */
         if (!stream->broken)
             SSL_set_shutdown(stream->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
@@ -249,6 +308,7 @@ void rds_stream_free(struct rds_stream *stream)
         ERR_clear_error();
         rds_tls_leave();
     }
+    free(stream->unsent);
     free(stream);
 }
 
@@ -262,10 +322,11 @@ enum rds_stream_step rds_stream_handshake(struct rds_stream *stream)
     if (!rds_tls_enter())
         return RDS_STREAM_WAITS;
     ERR_clear_error();
+    (void)flush(stream);
     n = SSL_do_handshake(stream->ssl);
     if (n != 1) {
         kind = SSL_get_error(stream->ssl, n);
-        if ((kind == SSL_ERROR_WANT_READ || kind == SSL_ERROR_WANT_WRITE) && !stream->gone) {
+        if (kind == SSL_ERROR_WANT_READ && !stream->gone) {
             step = RDS_STREAM_WAITS;
         } else {
             fail(stream, kind);
@@ -301,54 +362,35 @@ bool rds_stream_buffered(const struct rds_stream *stream)
 /* Whether a handshake in the middle of the stream is to be driven by a read. */
 static bool reads_first(const struct rds_stream *stream)
 {
-    return stream->half_written == 0 &&
-           (SSL_in_init(stream->ssl) || SSL_renegotiate_pending(stream->ssl));
-}
-
-/* Whether a read must not come before the rest of a half-written record.  The peer
- * wants new keys, and OpenSSL answers that after the record, but in the middle of it
- * when a read brings the next such wish. */
-static bool writes_first(const struct rds_stream *stream)
-{
-    return stream->half_written != 0 &&
-           SSL_get_key_update_type(stream->ssl) != SSL_KEY_UPDATE_NONE;
+    return SSL_in_init(stream->ssl) || SSL_renegotiate_pending(stream->ssl);
 }
 
 ssize_t rds_stream_read(struct rds_stream *stream, char *buf, size_t size)
 {
     size_t got = 0;
-    ssize_t result;
+    ssize_t result = 0;
     int n, kind;
 
-    if (!rds_tls_enter()) {
-        stream->drained = true;
+    stream->drained = true;
+    if (!rds_tls_enter())
         return 0;
-    }
-    if (writes_first(stream)) {
-        stream->reader_writes = true;
-        rds_tls_leave();
-        return 0;
-    }
     ERR_clear_error();
-    stream->drained = stream->reader_writes = false;
+    stream->drained = false;
     n = SSL_read_ex(stream->ssl, buf, size, &got);
-    if (n == 1) {
+    kind = n == 1 ? SSL_ERROR_NONE : SSL_get_error(stream->ssl, n);
+    switch (kind) {
+    case SSL_ERROR_NONE:
         stream->drained = stream->drained && SSL_has_pending(stream->ssl) == 0;
         result = (ssize_t)got;
-        goto out;
-    }
-    kind = SSL_get_error(stream->ssl, n);
-    result = 0;
-    switch (kind) {
+        break;
     case SSL_ERROR_WANT_READ:
-    case SSL_ERROR_WANT_WRITE:
-        stream->reader_writes = kind == SSL_ERROR_WANT_WRITE;
         if (!stream->gone)
             break;
         fail(stream, SSL_ERROR_SYSCALL);
         result = -1;
         break;
     case SSL_ERROR_ZERO_RETURN:
+        stream->ended = true;
         snprintf(stream->why, sizeof stream->why, "the server closed the connection");
         result = -1;
         break;
@@ -357,8 +399,7 @@ ssize_t rds_stream_read(struct rds_stream *stream, char *buf, size_t size)
         result = -1;
         break;
     }
-out:
-    if (stream->writer_reads && !stream->gone && !reads_first(stream)) {
+    if (stream->writer_reads && result >= 0 && !reads_first(stream)) {
         stream->writer_reads = false;
         stream->write_again = true;
     }
@@ -366,49 +407,46 @@ out:
     return result;
 }
 
-/* One record at a time, and one that is half written as it was: then what OpenSSL
- * has not said to be written can never have reached the peer, who needs the whole of
- * a record to read any of it.  With more it may write a record, begin the next and
- * say no more than that it has to wait. */
+bool rds_stream_flush(struct rds_stream *stream)
+{
+    return flush(stream);
+}
+
 ssize_t rds_stream_write(struct rds_stream *stream, const char *data, size_t len)
 {
-    size_t total = 0, took, want;
-    ssize_t result;
+    size_t total, took;
     int n, kind;
+    bool failed = false;
 
-    if (!rds_tls_enter())
+    stream->writer_reads = stream->gone;
+    if (!flush(stream) || stream->gone || !rds_tls_enter())
         return 0;
-    stream->writer_reads = false;
-    result = 0;
+    total = stream->held; /* the record that was to be sent has been */
+    stream->held = 0;
     while (total < len) {
         if (stream->gone || reads_first(stream)) {
             stream->writer_reads = true;
             break;
         }
         ERR_clear_error();
-        took = 0;
-        want = stream->half_written != 0   ? stream->half_written
-               : len - total < RECORD ? len - total
-                                      : RECORD;
-        n = SSL_write_ex(stream->ssl, data + total, want, &took);
+        n = SSL_write_ex(stream->ssl, data + total, len - total < RECORD ? len - total : RECORD,
+                         &took);
         if (n == 1) {
-            stream->half_written = 0;
+            if (stream->unsent != NULL || stream->gone) {
+                stream->held = took;
+                stream->writer_reads = stream->gone;
+                break;
+            }
             total += took;
             continue;
         }
         kind = SSL_get_error(stream->ssl, n);
-        if (kind == SSL_ERROR_WANT_WRITE) {
-            /* Part of a record is in the socket, unless it is a handshake's. */
-            stream->half_written = SSL_in_init(stream->ssl) ? 0 : want;
-            stream->writer_reads = stream->gone || SSL_in_init(stream->ssl);
-        } else if (kind == SSL_ERROR_WANT_READ) {
-            stream->writer_reads = true;
-        } else {
+        stream->writer_reads = kind == SSL_ERROR_WANT_READ;
+        failed = !stream->writer_reads;
+        if (failed)
             fail(stream, kind);
-            result = -1;
-        }
         break;
     }
     rds_tls_leave();
-    return total > 0 ? (ssize_t)total : result;
+    return total > 0 || !failed ? (ssize_t)total : -1;
 }

@@ -83,8 +83,9 @@ struct rds_stream {
     bool gone;          /* a send has failed: a recv tells the reason */
     bool broken;        /* OpenSSL has given up: nothing may be sent any more */
     bool refused;       /* ... because of what the peer said, or is */
-    size_t half_written; /* bytes of a record that is partly in the socket, or 0 */
-    bool reader_writes; /* a read has to write first: it waits for the socket */
+    char *unsent;       /* what the socket did not take, or NULL */
+    size_t unsent_at, unsent_end;
+    size_t held;        /* bytes of the caller's in there, which he does not know of */
     bool writer_reads;  /* a write has to wait for what a read brings */
     bool write_again;   /* ... and need not wait any more; the caller clears it */
     char why[240];      /* for the person, once it has failed */
@@ -136,6 +137,11 @@ bool rds_stream_resumed(const struct rds_stream *stream);
  * more may follow them.  Thread: who holds the connection.  Blocks: no. */
 ssize_t rds_stream_read(struct rds_stream *stream, char *buf, size_t size);
 ssize_t rds_stream_write(struct rds_stream *stream, const char *data, size_t len);
+
+/* Send what was written and the socket has not taken, or what OpenSSL had to answer
+ * to the peer.  False: it has to be called again when the socket can be written.
+ * Thread: who holds the connection.  Blocks: no. */
+bool rds_stream_flush(struct rds_stream *stream);
 
 /* Whether bytes were received that rds_stream_read() has not returned. */
 bool rds_stream_buffered(const struct rds_stream *stream);

@@ -27,8 +27,6 @@ struct front_options {
     bool ends;              /* accepts, and closes */
 };
 
-#define FRONT_PEERS 512
-
 struct front {
     struct front_options options;
     char backend[108];
@@ -36,8 +34,7 @@ struct front {
     char *ca_pem;           /* what the client is to trust */
     SSL_CTX *context;
     pthread_t acceptor;
-    pthread_t threads[FRONT_PEERS];
-    unsigned started;
+    atomic_uint live;       /* threads with a connection */
     atomic_bool stopping;
     atomic_bool deaf;       /* reads nothing from clients */
     atomic_uint cuts;       /* to cut every connection there is: add one */
@@ -50,5 +47,8 @@ void front_start(struct front *front, const struct front_options *options, const
 /* Begin anew at the same port, with other options and a new authority. */
 void front_change(struct front *front, const struct front_options *options);
 void front_stop(struct front *front);
+
+/* End its threads, and leave the rest. */
+void front_quiet(struct front *front);
 
 #endif
