@@ -262,7 +262,10 @@ static ssize_t write_stream(redisContext *c)
         snprintf(c->errstr, sizeof c->errstr, "%.127s", stream->why);
     }
     conn->readable |= stream->writer_reads;
-    conn->hung_up |= stream->gone;
+    if (stream->gone) {
+        conn->hung_up = true;
+        rt_source_attend(&conn->source, RT_READABLE); /* a read ends it */
+    }
     return n;
 }
 

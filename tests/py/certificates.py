@@ -27,6 +27,7 @@ unique_subject = no
 default_md = sha256
 policy = any
 copy_extensions = copy
+x509_extensions = leaf
 [any]
 commonName = optional
 [req]
@@ -34,6 +35,12 @@ distinguished_name = dn
 prompt = no
 [dn]
 CN = unused
+[leaf]
+basicConstraints = CA:false
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+[bare]
+basicConstraints = CA:false
 [authority]
 basicConstraints = critical, CA:true
 keyUsage = critical, keyCertSign, cRLSign
@@ -58,8 +65,22 @@ class Authority:
         (folder / "index").touch()
         self.certificate, self.key = folder / "ca.pem", folder / "ca.key"
         self._request("ca", name)
-        self._run("x509", "-req", "-in", folder / "ca.csr", "-signkey", self.key, "-days", "30",
-                  "-extfile", self.config, "-extensions", "authority", "-out", self.certificate)
+        self._run(
+            "x509",
+            "-req",
+            "-in",
+            folder / "ca.csr",
+            "-signkey",
+            self.key,
+            "-days",
+            "30",
+            "-extfile",
+            self.config,
+            "-extensions",
+            "authority",
+            "-out",
+            self.certificate,
+        )
 
     def _run(self, *args: str | Path) -> None:
         _openssl(*args)
@@ -67,12 +88,33 @@ class Authority:
     def _request(self, stem: str, name: str, alternative: str = "") -> None:
         """A new EC key, and the request to sign it."""
         extra = ["-addext", f"subjectAltName={alternative}"] if alternative else []
-        self._run("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                  "-config", self.config, "-subj", f"/CN={name}", *extra,
-                  "-keyout", self.folder / f"{stem}.key", "-out", self.folder / f"{stem}.csr")
+        self._run(
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-config",
+            self.config,
+            "-subj",
+            f"/CN={name}",
+            *extra,
+            "-keyout",
+            self.folder / f"{stem}.key",
+            "-out",
+            self.folder / f"{stem}.csr",
+        )
 
     def sign(
-        self, stem: str, name: str, alternative: str = "", *, expired: bool = False
+        self,
+        stem: str,
+        name: str,
+        alternative: str = "",
+        *,
+        expired: bool = False,
+        extensions: str = "leaf",
     ) -> tuple[Path, Path]:
         """A certificate for name, with the alternative names as OpenSSL writes them."""
         certificate, key = self.folder / f"{stem}.pem", self.folder / f"{stem}.key"
@@ -81,22 +123,58 @@ class Authority:
         self._request(stem, name, alternative)
         times = ("20200101000000Z", "20200201000000Z") if expired else None
         dates = ["-startdate", times[0], "-enddate", times[1]] if times else ["-days", "20"]
-        self._run("ca", "-batch", "-notext", "-config", self.config, "-cert", self.certificate,
-                  "-keyfile", self.key, "-in", self.folder / f"{stem}.csr", *dates,
-                  "-out", certificate)
+        self._run(
+            "ca",
+            "-batch",
+            "-notext",
+            "-config",
+            self.config,
+            "-cert",
+            self.certificate,
+            "-keyfile",
+            self.key,
+            "-in",
+            self.folder / f"{stem}.csr",
+            *dates,
+            "-extensions",
+            extensions,
+            "-out",
+            certificate,
+        )
         return certificate, key
 
     def revocations(self) -> Path:
         """The certificate and the list of what it has revoked, in one file."""
         target = self.folder / "ca-and-crl.pem"
-        self._run("ca", "-gencrl", "-config", self.config, "-cert", self.certificate, "-keyfile",
-                  self.key, "-crldays", "20", "-out", self.folder / "crl.pem")
+        self._run(
+            "ca",
+            "-gencrl",
+            "-config",
+            self.config,
+            "-cert",
+            self.certificate,
+            "-keyfile",
+            self.key,
+            "-crldays",
+            "20",
+            "-out",
+            self.folder / "crl.pem",
+        )
         target.write_text(self.certificate.read_text() + (self.folder / "crl.pem").read_text())
         return target
 
     def revoke(self, certificate: Path) -> None:
-        self._run("ca", "-config", self.config, "-cert", self.certificate, "-keyfile", self.key,
-                  "-revoke", certificate)
+        self._run(
+            "ca",
+            "-config",
+            self.config,
+            "-cert",
+            self.certificate,
+            "-keyfile",
+            self.key,
+            "-revoke",
+            certificate,
+        )
 
 
 class Certificates:
@@ -135,6 +213,13 @@ class Certificates:
         return self.authority.sign("named", "localhost")
 
     @cached_property
+    def loose(self) -> tuple[Path, Path]:
+        """Without what VERIFY_X509_STRICT insists on."""
+        return self.authority.sign(
+            "loose", "loose", "DNS:localhost,IP:127.0.0.1", extensions="bare"
+        )
+
+    @cached_property
     def expired(self) -> tuple[Path, Path]:
         return self.authority.sign("expired", "x", "DNS:localhost,IP:127.0.0.1", expired=True)
 
@@ -146,11 +231,41 @@ class Certificates:
     def self_signed(self) -> tuple[Path, Path]:
         folder = self.stranger.folder
         certificate, key = folder / "self.pem", folder / "self.key"
-        _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                 "-config", self.stranger.config, "-subj", "/CN=localhost", "-days", "20",
-                 "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-                 "-keyout", key, "-out", certificate)
+        _openssl(
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-config",
+            self.stranger.config,
+            "-subj",
+            "/CN=localhost",
+            "-days",
+            "20",
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        )
         return certificate, key
+
+    @cached_property
+    def revoked(self) -> tuple[Path, Path]:
+        """Trusted once, and revoked."""
+        pair = self.authority.sign("revoked", "revoked", "DNS:localhost,IP:127.0.0.1")
+        self.authority.revoke(pair[0])
+        return pair
+
+    @cached_property
+    def revocations(self) -> Path:
+        """The authority and the list of what it has revoked."""
+        assert self.revoked
+        return self.authority.revocations()
 
     @cached_property
     def client(self) -> tuple[Path, Path]:

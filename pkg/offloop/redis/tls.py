@@ -14,15 +14,18 @@ whose contexts are not Python's own.
 from __future__ import annotations
 
 import os
-import ssl
 from typing import Any
 
 from redis.asyncio.connection import RedisSSLContext, SSLConnection
 
+try:
+    import ssl
+except ImportError:  # then there is no SSLConnection that could be made, either
+    ssl = None  # type: ignore[assignment]
+
 __all__ = ["tls_options"]
 
 _LONGEST_PASSWORD = 1024  # of a key; OpenSSL's limit, and Python's
-_UNLIMITED = (ssl.TLSVersion.MINIMUM_SUPPORTED, ssl.TLSVersion.MAXIMUM_SUPPORTED)
 _REFUSED = (ValueError, TypeError, AttributeError, OSError)  # by Python's ssl
 
 
@@ -45,7 +48,8 @@ def _context(wanted: RedisSSLContext) -> ssl.SSLContext:
 
 
 def _version(version: int) -> int:
-    return 0 if version in _UNLIMITED else int(version)
+    """OpenSSL's number; 0 for Python's two that mean no limit."""
+    return max(int(version), 0)
 
 
 def _path(path: Any) -> bytes | None:
