@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <openssl/asn1.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
@@ -223,13 +224,14 @@ static int no_password(char *buf, int size, int writing, void *user)
 }
 
 /* Whether reading stopped because there was no more. */
-static bool came_to_end(bool pem, BIO *bio)
+static bool came_to_end(bool pem)
 {
     unsigned long code = ERR_peek_last_error();
 
-    if (!pem)
-        return BIO_ctrl_pending(bio) == 0;
-    return ERR_GET_LIB(code) == ERR_LIB_PEM && ERR_GET_REASON(code) == PEM_R_NO_START_LINE;
+    if (pem)
+        return ERR_GET_LIB(code) == ERR_LIB_PEM && ERR_GET_REASON(code) == PEM_R_NO_START_LINE;
+    return code == 0 || (ERR_GET_LIB(code) == ERR_LIB_ASN1 &&
+                         ERR_GET_REASON(code) == ASN1_R_HEADER_TOO_LONG);
 }
 
 static bool use_ca_data(SSL_CTX *context, const struct rds_tls_options *o, char *why, size_t size)
@@ -254,7 +256,7 @@ static bool use_ca_data(SSL_CTX *context, const struct rds_tls_options *o, char 
         X509_free(cert);
         count++;
     }
-    ok = ok && count > 0 && came_to_end(o->ca_data_pem, bio);
+    ok = ok && count > 0 && came_to_end(o->ca_data_pem);
     BIO_free(bio);
     if (!ok)
         return cannot(why, size, "ssl_ca_data", "");

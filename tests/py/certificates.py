@@ -41,6 +41,8 @@ subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 [bare]
 basicConstraints = CA:false
+subjectKeyIdentifier = none
+authorityKeyIdentifier = none
 [authority]
 basicConstraints = critical, CA:true
 keyUsage = critical, keyCertSign, cRLSign
