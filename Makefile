@@ -47,7 +47,7 @@ test:
 	@.ci/system.sh build test
 	@.ci/venv.sh $(VENV) test bench
 	$(PY) tests/c/run.py
-	$(PY) -m pytest $(ARGS) tests/py
+	$(PY) -m pytest -n 4 --dist loadgroup $(ARGS) tests/py
 	@.ci/others.sh $(PY)
 
 upstream:

@@ -1,6 +1,6 @@
 """Build and run the C tests, each program in a process of its own.
 
-    python tests/c/run.py [--variant plain|asan|tsan] [-k TEXT] [--seed N] [--list]
+    python tests/c/run.py [--variant plain|asan|tsan] [-k TEXT] [--seed N] [--jobs N] [--list]
 
 Every ``tests/c/<layer>/test_*.c`` is one program. Its folder says what it is
 linked with: ``runtime`` gets csrc/runtime alone, ``redis`` gets csrc/redis and
@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,10 @@ VARIANTS = {
         "tsan",
         ("thread",),
         ("-O1",),
-        {"TSAN_OPTIONS": "exitcode=66:history_size=7:second_deadlock_stack=1"},
+        {
+            # A second's wait at each exit is too much for tests of many processes.
+            "TSAN_OPTIONS": "exitcode=66:history_size=7:second_deadlock_stack=1:atexit_sleep_ms=100"
+        },
     ),
 }
 
@@ -316,6 +320,7 @@ def main() -> int:
     parser.add_argument("--variant", choices=VARIANTS, default="plain")
     parser.add_argument("-k", default="", metavar="TEXT", help="only names that contain TEXT")
     parser.add_argument("--seed", metavar="N", help="run with this seed")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="programs at a time")
     parser.add_argument("--cc", default=os.environ.get("CC", "gcc"))
     parser.add_argument("--list", action="store_true", help="name the programs and stop")
     parser.add_argument("--build-only", action="store_true")
@@ -341,8 +346,9 @@ def main() -> int:
         return 0
 
     failed = 0
-    for test in tests:
-        outcome = run_test(test, builder, options.seed)
+    executor = ThreadPoolExecutor(max(options.jobs, 1))
+    outcomes = executor.map(lambda test: run_test(test, builder, options.seed), tests)
+    for test, outcome in zip(tests, outcomes, strict=True):
         verdict = "ok  " if outcome.passed else "FAIL"
         notes = ", ".join(filter(None, [seed_of(outcome.output), outcome.reason]))
         print(f"{verdict} {variant.name} {test.name}  {outcome.seconds:.1f} s  ({notes})")

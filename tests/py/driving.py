@@ -10,6 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+import redis.asyncio
+from redis.exceptions import ConnectionError, TimeoutError
+
 T = TypeVar("T")
 
 # Seconds after which a test counts as hung.
@@ -58,6 +61,20 @@ async def outcome(awaitable: Awaitable[T]) -> T | BaseException:
         return await awaitable
     except Exception as error:
         return error
+
+
+async def until_good(client: redis.asyncio.Redis, secs: float = 20) -> int:
+    """Ping until one is answered; how many failed."""
+    failures = 0
+    give_up = time.monotonic() + secs
+    while True:
+        value = await within(outcome(client.ping()))
+        if value is True:
+            return failures
+        assert isinstance(value, (ConnectionError, TimeoutError)), value
+        assert time.monotonic() < give_up, value
+        failures += 1
+        await asyncio.sleep(0.01)
 
 
 async def outcomes(awaitables: Iterable[Awaitable[Any]], secs: float = 40.0) -> list[Any]:

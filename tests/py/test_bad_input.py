@@ -22,7 +22,7 @@ async def still_good(client: aioredis.Redis) -> None:
 @pytest.mark.parametrize(
     "value",
     [None, True, False, [], (), {}, set(), object(), 1j, range(3), Exception("x"), type],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 async def test_types_that_cannot_be_sent(server: Server, value: Any) -> None:
     async with aioredis.Redis(**server.unix) as client:

@@ -81,7 +81,7 @@ async def test_garbage(server: Server, name: str, protocol: int) -> None:
     with FakeServer(answering(GARBAGE[name])) as fake:
         async with (
             aioredis.Redis(
-                host="127.0.0.1", port=fake.port, protocol=protocol, socket_timeout=1.0
+                host="127.0.0.1", port=fake.port, retry=None, protocol=protocol, socket_timeout=1.0
             ) as client,
             aioredis.Redis(**server.unix) as other,
         ):
@@ -105,7 +105,7 @@ async def test_garbage(server: Server, name: str, protocol: int) -> None:
 async def test_nesting_that_is_deep_but_allowed() -> None:
     depth = 100
     with FakeServer(answering(b"*1\r\n" * depth + b":7\r\n")) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, retry=None) as client:
             value: Any = await client.get("k")
             for _ in range(depth):
                 (value,) = value
@@ -119,7 +119,9 @@ async def test_nesting_that_is_deep_but_allowed() -> None:
 )
 async def test_half_a_reply_and_silence(half: bytes) -> None:
     with FakeServer(answering(half)) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.4) as client:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=fake.port, retry=None, socket_timeout=0.4
+        ) as client:
             assert await client.echo("before") == b"before"
             with pytest.raises(TimeoutError, match="may have run"):
                 await within(client.get("k"))
@@ -138,7 +140,7 @@ async def test_half_a_reply_and_the_end(half: bytes) -> None:
             raise Close
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, retry=None) as client:
             with pytest.raises(ConnectionError, match="may have run") as raised:
                 await within(client.get("k"))
             assert f"127.0.0.1:{fake.port}" in str(raised.value)
@@ -155,7 +157,9 @@ async def test_a_dripped_reply_is_bounded_by_one_deadline() -> None:
             peer.drip(bulk(b"x" * 400), 0.05)
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.5) as client:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=fake.port, retry=None, socket_timeout=0.5
+        ) as client:
             with pytest.raises(TimeoutError):
                 await within(client.get("k"), 10)
             await good_again(client)
@@ -166,7 +170,7 @@ async def test_a_dripped_reply_arrives_whole() -> None:
 
     with FakeServer(lambda peer, args: peer.drip(reply, 0.001)) as fake:
         async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, protocol=2, socket_timeout=30
+            host="127.0.0.1", port=fake.port, retry=None, protocol=2, socket_timeout=30
         ) as client:
             calls = [client.execute_command("ANY", i) for i in range(5)]
             assert await outcomes(calls) == [[b"hello", 12345, [b"OK", None]]] * 5
@@ -185,7 +189,9 @@ async def test_an_extra_reply_poisons_the_connection(protocol: int) -> None:
             peer.send(bulk(args[-1]))
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port, protocol=protocol) as client:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=fake.port, retry=None, protocol=protocol
+        ) as client:
             value = await outcome(client.get("k"))
             assert value == b"right" or isinstance(value, RedisError)
             for number in range(50):
@@ -204,7 +210,9 @@ async def test_a_reply_before_any_command() -> None:
         return done
 
     with FakeServer(lambda peer, args: peer.send(bulk(args[-1])), greeting=greeting) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port, protocol=3) as client:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=fake.port, retry=None, protocol=3
+        ) as client:
             for number in range(20):
                 value = await within(outcome(client.echo(str(number))))
                 assert value == str(number).encode() or isinstance(value, RedisError), value
@@ -218,7 +226,9 @@ async def test_resp3_pushes_are_no_replies() -> None:
         peer.send(push + bulk(args[-1]) + invalidate)
 
     with FakeServer(script) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port, protocol=3) as client:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=fake.port, retry=None, protocol=3
+        ) as client:
             calls = [client.echo(str(i)) for i in range(200)]
             assert await outcomes(calls) == [str(i).encode() for i in range(200)]
             assert client.stats()["connects"] == 1
@@ -233,7 +243,7 @@ async def test_closed_after_hello() -> None:
 
     with FakeServer(lambda peer, args: None, greeting=greeting) as fake:
         async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, protocol=3, socket_timeout=1
+            host="127.0.0.1", port=fake.port, retry=None, protocol=3, socket_timeout=1
         ) as client:
             values = await outcomes([client.get("k") for _ in range(5)])
             assert all(isinstance(value, (ConnectionError, TimeoutError)) for value in values)
@@ -259,7 +269,7 @@ async def test_a_wrong_hello(reply: bytes) -> None:
 
     with FakeServer(lambda peer, args: peer.send(bulk(args[-1])), greeting=greeting) as fake:
         async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, protocol=3, socket_timeout=1
+            host="127.0.0.1", port=fake.port, retry=None, protocol=3, socket_timeout=1
         ) as client:
             for number in range(5):
                 value = await within(outcome(client.echo(str(number))))
@@ -269,7 +279,7 @@ async def test_a_wrong_hello(reply: bytes) -> None:
 async def test_silence_at_the_greeting() -> None:
     with FakeServer(lambda peer, args: None, greeting=lambda peer, args: True) as fake:
         async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, protocol=3, socket_timeout=0.4,
+            host="127.0.0.1", port=fake.port, retry=None, protocol=3, socket_timeout=0.4,
             socket_connect_timeout=0.4,
         ) as client:  # fmt: skip
             values = await outcomes([client.get("k") for _ in range(5)])
@@ -281,7 +291,7 @@ async def test_silence_at_the_greeting() -> None:
 async def test_accepts_and_says_nothing_with_resp2() -> None:
     with FakeServer(lambda peer, args: None, greeting=lambda peer, args: True) as fake:
         async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, protocol=2, socket_timeout=0.4
+            host="127.0.0.1", port=fake.port, retry=None, protocol=2, socket_timeout=0.4
         ) as client:
             with pytest.raises(TimeoutError):
                 await within(client.get("k"))
@@ -295,7 +305,7 @@ async def test_select_refused() -> None:
         return greet(peer, args)
 
     with FakeServer(lambda peer, args: peer.send(bulk(b"?")), greeting=greeting) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port, db=5) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, retry=None, db=5) as client:
             with pytest.raises(RedisError, match="(?i)DB index|Invalid Database"):
                 await within(client.get("k"))
             assert not fake.commands(b"GET")
@@ -343,7 +353,7 @@ async def test_error_replies_get_redis_pys_classes(line: str, name: str) -> None
 async def test_errors_inside_an_array_are_values() -> None:
     reply = b"*3\r\n:1\r\n-ERR inside\r\n*1\r\n-WRONGTYPE deeper\r\n"
     with FakeServer(answering(reply)) as fake:
-        async with aioredis.Redis(host="127.0.0.1", port=fake.port) as client:
+        async with aioredis.Redis(host="127.0.0.1", port=fake.port, retry=None) as client:
             value: Any = await client.get("k")
             assert value[0] == 1
             assert isinstance(value[1], ResponseError)
@@ -365,7 +375,9 @@ async def test_a_server_that_does_not_read(server: Server) -> None:
 
     with FakeServer(script) as fake:
         async with (
-            aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=1.0) as client,
+            aioredis.Redis(
+                host="127.0.0.1", port=fake.port, retry=None, socket_timeout=1.0
+            ) as client,
             aioredis.Redis(**server.unix) as other,
         ):
             await client.echo("before")
@@ -399,7 +411,9 @@ async def test_a_bad_server_beside_a_good_one_in_one_pool(server: Server) -> Non
     """Clients that share a pool: the bad endpoint's troubles stay its own."""
     with FakeServer(answering(GARBAGE["no RESP at all"])) as fake:
         async with offloop.Pool(workers=1) as pool:
-            bad = aioredis.Redis(host="127.0.0.1", port=fake.port, pool=pool, socket_timeout=1)
+            bad = aioredis.Redis(
+                host="127.0.0.1", port=fake.port, retry=None, pool=pool, socket_timeout=1
+            )
             good = aioredis.Redis(**server.unix, pool=pool)
             going = True
 

@@ -88,7 +88,7 @@ def test_comparison_gives_table_json_and_plot(tmp_path: Path) -> None:
     for one in content["results"]:
         assert len(one["rounds"]) == 1
         sample = one["rounds"][0]
-        assert sample["ops"] > 0 and sample["secs"] >= 0.1
+        assert sample["ops"] > 0 and sample["secs"] > 0.05
         assert sample["ops_per_s"] == pytest.approx(sample["ops"] / sample["secs"])
         assert 0 < sample["p50_us"] <= sample["p99_us"]
         assert sample["cpu_us"] > 0

@@ -276,11 +276,11 @@ async def test_socket_timeout_says_what_may_have_happened(server: Server) -> Non
 async def test_the_time_counts_from_the_sending(own_server: Server) -> None:
     """Waiting for a connection is the connection pool's patience, not the command's."""
     pool = aioredis.BlockingConnectionPool(
-        host="127.0.0.1", port=own_server.port, max_connections=1, timeout=20, socket_timeout=3
+        host="127.0.0.1", port=own_server.port, max_connections=1, timeout=20, socket_timeout=1
     )
     async with aioredis.Redis(connection_pool=pool) as client:
-        calls = [asyncio.ensure_future(client.blpop("l", timeout=0.7)) for _ in range(6)]
-        assert await outcomes(calls) == [None] * 6  # one after the other: four seconds
+        calls = [asyncio.ensure_future(client.blpop("l", timeout=0.3)) for _ in range(6)]
+        assert await outcomes(calls) == [None] * 6  # one after the other: 1.8 s
         await pool.aclose()
 
 

@@ -82,7 +82,7 @@ async def test_wrong_credentials(
 
 
 async def test_no_password_given(locked: Server) -> None:
-    async with aioredis.Redis(host="127.0.0.1", port=locked.port, protocol=2) as client:
+    async with aioredis.Redis(host="127.0.0.1", port=locked.port, protocol=2, retry=None) as client:
         with pytest.raises(AuthenticationError):
             await client.ping()
 

@@ -107,13 +107,13 @@ async def test_port_out_of_range(port: int) -> None:
 
 
 async def test_an_unknown_host_is_a_connection_error() -> None:
-    async with aioredis.Redis(host="no-such-host.invalid", port=1) as client:
+    async with aioredis.Redis(host="no-such-host.invalid", port=1, retry=None) as client:
         with pytest.raises(ConnectionError, match="no-such-host.invalid"):
             await client.ping()
 
 
 async def test_no_socket_there(tmp_path: Path) -> None:
-    async with aioredis.Redis(unix_socket_path=str(tmp_path / "absent")) as client:
+    async with aioredis.Redis(unix_socket_path=str(tmp_path / "absent"), retry=None) as client:
         with pytest.raises(ConnectionError, match="absent"):
             await client.ping()
 

@@ -290,7 +290,7 @@ class Blob(bytes):
     "value",
     [Text("sub"), Colour.RED, Number(7), Blob(b"blob"), memoryview(b"abcdef")[1:4],
      memoryview(bytearray(b"rw")), bytearray(b""), 0, -1, 2**63, 2**200, 1e-7, -0.0],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 async def test_argument_types_are_sent_as_redis_py_sends_them(server: Server, value: Any) -> None:
     seen = []

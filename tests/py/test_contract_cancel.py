@@ -219,7 +219,7 @@ async def test_a_task_that_wakes_cancels_others_of_the_same_batch(own_server: Se
 
 
 async def test_cancelled_while_the_server_is_away() -> None:
-    async with aioredis.Redis(host="127.0.0.1", port=1) as client:
+    async with aioredis.Redis(host="127.0.0.1", port=1, retry=None) as client:
         task = asyncio.create_task(client.get("k"))
         await asyncio.sleep(0)
         task.cancel()

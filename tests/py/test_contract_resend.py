@@ -13,7 +13,7 @@ from typing import Any
 
 import offloop.redis as aioredis
 import pytest
-from driving import outcome, until, within
+from driving import outcome, until, until_good, within
 from fakeserver import Close, FakeServer, Peer, bulk
 from proxy import Proxy
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
@@ -208,7 +208,7 @@ async def test_errors_of_the_server_are_not_retried(server: Server) -> None:
 
 async def test_a_time_out_is_not_retried(own_server: Server) -> None:
     async with aioredis.Redis(**own_server.unix, socket_timeout=0.2) as client:
-        await client.ping()
+        await until_good(client)
         own_server.pause()
         with pytest.raises(TimeoutError):
             await within(client.incr("n"))

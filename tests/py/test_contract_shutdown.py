@@ -129,7 +129,7 @@ async def test_a_client_leaves_what_it_does_not_own(server: Server) -> None:
 
 
 async def test_aclose_never_connected() -> None:
-    client = aioredis.Redis(host="127.0.0.1", port=1)
+    client = aioredis.Redis(host="127.0.0.1", port=1, retry=None)
     value = await outcome(client.get("k"))
     assert isinstance(value, ConnectionError)
     await within(client.aclose())

@@ -21,6 +21,7 @@ LEFT_OUT = ("build", "dist", ".git", ".venv", ".venvs", ".hypothesis", "*.so", "
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.limit(600),
+    pytest.mark.xdist_group("packaging"),
     pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="builds unsanitized"),
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import offloop.redis as aioredis
 import pytest
-from driving import outcome, outcomes, until, within
+from driving import outcome, outcomes, until, until_good, within
 from fakeserver import Close, FakeServer, Peer, bulk
 from proxy import Proxy
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
@@ -18,7 +18,7 @@ from servers import Server, free_port
 
 async def test_nobody_listens() -> None:
     port = free_port()
-    async with aioredis.Redis(host="127.0.0.1", port=port) as client:
+    async with aioredis.Redis(host="127.0.0.1", port=port, retry=None) as client:
         with pytest.raises(ConnectionError) as raised:
             await within(client.get("k"))
         text = str(raised.value)
@@ -28,7 +28,7 @@ async def test_nobody_listens() -> None:
 
 async def test_no_such_socket(own_server: Server) -> None:
     own_server.stop()
-    async with aioredis.Redis(**own_server.unix) as client:
+    async with aioredis.Redis(**own_server.unix, retry=None) as client:
         with pytest.raises(ConnectionError) as raised:
             await within(client.get("k"))
         assert str(raised.value).startswith(
@@ -39,7 +39,7 @@ async def test_no_such_socket(own_server: Server) -> None:
 
 async def test_it_comes_up_later(own_server: Server) -> None:
     own_server.stop()
-    async with aioredis.Redis(**own_server.tcp) as client:
+    async with aioredis.Redis(**own_server.tcp, retry=None) as client:
         values = await outcomes([client.incr("n") for _ in range(20)])
         assert all(isinstance(value, ConnectionError) for value in values)
         await asyncio.get_running_loop().run_in_executor(None, own_server.start)
@@ -48,23 +48,9 @@ async def test_it_comes_up_later(own_server: Server) -> None:
         assert await outcomes([client.incr("n") for _ in range(20)]) == list(range(1, 21))
 
 
-async def until_good(client: aioredis.Redis, secs: float = 20) -> int:
-    """Tries until one succeeds; how many failed."""
-    failures = 0
-    give_up = asyncio.get_running_loop().time() + secs
-    while True:
-        value = await within(outcome(client.ping()))
-        if value is True:
-            return failures
-        assert isinstance(value, (ConnectionError, TimeoutError)), value
-        assert asyncio.get_running_loop().time() < give_up
-        failures += 1
-        await asyncio.sleep(0.01)
-
-
 async def test_a_restart(own_server: Server) -> None:
     loop = asyncio.get_running_loop()
-    async with aioredis.Redis(**own_server.unix) as client:
+    async with aioredis.Redis(**own_server.unix, retry=None) as client:
         for _ in range(3):
             assert await client.ping() is True
             await loop.run_in_executor(None, own_server.stop)
@@ -120,7 +106,7 @@ async def test_no_storm_of_connects_while_the_server_is_away(server: Server) -> 
     """Connecting backs off: a thousand commands are not a thousand connects."""
     with Proxy(server.path) as proxy:
         async with aioredis.Redis(
-            host="127.0.0.1", port=proxy.port, protocol=3, socket_timeout=2
+            host="127.0.0.1", port=proxy.port, protocol=3, socket_timeout=2, retry=None
         ) as client:
             await client.ping()
             proxy.refuse(True)
@@ -142,7 +128,9 @@ async def test_no_storm_of_connects_while_the_server_is_away(server: Server) -> 
 async def test_silence_then_a_new_connection(server: Server) -> None:
     """A path that went dead without a word: a time-out, and then life elsewhere."""
     with Proxy(server.path) as proxy:
-        async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=0.4) as client:
+        async with aioredis.Redis(
+            host="127.0.0.1", port=proxy.port, socket_timeout=0.4, retry=None
+        ) as client:
             assert await client.ping() is True
             proxy.silence(True)
             with pytest.raises(TimeoutError):

@@ -94,7 +94,7 @@ async def test_timeouts_and_cancels_are_counted() -> None:
             peer.send(bulk(args[1]))
 
     with FakeServer(script) as fake:
-        client = aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.3)
+        client = aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.3, retry=None)
         await client.echo("warm")
         call = client.get("never answered")
         await until(lambda: len(fake.commands(b"GET")) == 1)
