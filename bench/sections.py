@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from inflight import Flight, fly
 from methods import CALLS, Comparison, compare
+from mixed import Mix, mix
 from native import c_loop, delay_proxy, ping_us, redis_benchmark
 from offloop.bench.peers import Setup
 from offloop.bench.worker import Task, measure
@@ -288,10 +289,49 @@ def pipeline(bench: Bench) -> None:
         )
 
 
+def large(bench: Bench) -> None:
+    """Replies of many items and of many bytes, alone and beside small ones."""
+    targets = (("mget", 50, 5.0), ("lrange", 1, 1.0), ("hgetall", 1, 1.0), ("big", 1, 1.0))
+    titles = {
+        "mget": "MGET of 100 keys",
+        "lrange": "LRANGE of 10,000 items",
+        "hgetall": "HGETALL of 1,000 fields",
+        "big": "GET of 10 MB",
+    }
+    measurements: dict[str, Callable[[], Numbers]] = {}
+    for name, tasks, _ in targets:
+        measurements |= bench.both(tasks, name)
+    for name in ("asyncio", "offloop"):
+        setup = Setup(name, bench.url, connections=CONNECTIONS)
+        measurements[f"{name} mix"] = partial(mix, Mix(asdict(setup), 50, bench.secs))
+    rounds = bench.rounds_of("Large replies", measurements)
+    for name, tasks, target in targets:
+        ours, theirs = f"offloop {name} {tasks}", f"asyncio {name} {tasks}"
+        mine, other = rounds.median(ours, "ops_per_s"), rounds.median(theirs, "ops_per_s")
+        bench.report.at_least(
+            f"{titles[name]} to redis.asyncio's, {tasks} task{'s' if tasks > 1 else ''}",
+            rounds.ratio(ours, theirs),
+            target,
+            f"({mine:,.0f}/s to {other:,.0f}/s)",
+        )
+    seen, theirs_ms = (rounds.median(f"{name} mix", "p99_ms") for name in ("offloop", "asyncio"))
+    bench.report.at_most(
+        "p99 of 50 tasks' GETs beside 10 MB ones, to redis.asyncio's",
+        seen / theirs_ms,
+        2.0,
+        "x",
+        f"({seen:.1f} ms to {theirs_ms:.1f} ms)",
+    )
+    for name in ("offloop", "asyncio"):
+        gets, bigs = (rounds.median(f"{name} mix", kind) for kind in ("gets_per_s", "bigs_per_s"))
+        bench.report.note(f"{name} meanwhile", f"{gets / 1e3:,.1f} k GETs/s, {bigs:,.1f} large/s")
+
+
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "get": get,
     "others": others,
     "pipeline": pipeline,
+    "large": large,
     "round_trip": round_trip,
     "in_flight": in_flight,
     "heartbeat": heartbeat,

@@ -11,7 +11,13 @@ VALUE = b"offloop-0123456789"
 KEY = "offloop:bench:string"
 HASH = "offloop:bench:hash"
 ZSET = "offloop:bench:zset"
-_KEYS = (KEY, HASH, ZSET)
+LIST = "offloop:bench:list"
+WIDE = "offloop:bench:wide"
+BIG = "offloop:bench:big"
+_KEYS = (KEY, HASH, ZSET, LIST, WIDE, BIG)
+_ITEMS = [b"item-%d" % number for number in range(10_000)]
+_FIELDS = {b"field-%d" % number: VALUE for number in range(1_000)}
+_BYTES = b"\xa5" * 10_000_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,10 @@ WORKLOADS = {
     "pipeline1000": Workload("get", (KEY,), [VALUE] * 1000, depth=1000),
     "getrange": Workload("getrange", (KEY, 0, 6), VALUE[:7]),
     "hget": Workload("hget", (HASH, "field"), VALUE),
+    "mget": Workload("mget", ([KEY] * 100,), [VALUE] * 100),
+    "lrange": Workload("lrange", (LIST, 0, -1), _ITEMS),
+    "hgetall": Workload("hgetall", (WIDE,), _FIELDS),
+    "big": Workload("get", (BIG,), _BYTES),
     "zadd": Workload("zadd", (ZSET, {"member": 2.5}), 0, {"xx": True, "ch": True}),
 }
 
@@ -44,6 +54,10 @@ def write_keys(server: redis.Redis) -> None:
     server.set(KEY, VALUE)
     server.hset(HASH, "field", VALUE)
     server.zadd(ZSET, {"member": 2.5})
+    server.delete(LIST, WIDE)
+    server.rpush(LIST, *_ITEMS)
+    server.hset(WIDE, mapping=_FIELDS)
+    server.set(BIG, _BYTES)
 
 
 def delete_keys(server: redis.Redis) -> None:
