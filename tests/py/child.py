@@ -6,8 +6,18 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
-CHILD_LIMIT = 40.0
+CHILD_LIMIT = 90.0
+
+ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+# AddressSanitizer's allocator does not survive a fork while another thread is inside it,
+# and each new thread is: let them come to rest first.
+_REST = 0.3
+_AT_REST = f"import os, time; os.register_at_fork(before=lambda: time.sleep({_REST}))"
+if ASAN:
+    os.register_at_fork(before=lambda: time.sleep(_REST))
 
 # Threads of such a program that end late would keep the interpreter from exiting, and
 # a hang must show where: faulthandler prints the stacks before the limit here.
@@ -25,7 +35,7 @@ def run_child(
     source: str, *arguments: object, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the program; AssertionError when it hangs. sys.argv[1:] are the arguments."""
-    code = _PRELUDE + textwrap.dedent(source)
+    code = _PRELUDE + (_AT_REST if ASAN else "") + textwrap.dedent(source)
     paths = os.pathsep.join(path for path in sys.path if path)
     try:
         return subprocess.run(
