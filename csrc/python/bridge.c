@@ -212,6 +212,7 @@ void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel)
     kick_held(bridge);
     bridge->held = (struct core_channel *)Py_NewRef(channel);
     bridge->held_since = rt_now();
+    rds_channel_hold(channel->rds, bridge->held_since);
 }
 
 /* ---- the drain ------------------------------------------------------------------ */

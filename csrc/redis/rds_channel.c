@@ -204,10 +204,18 @@ int rds_channel_push(struct rds_channel *channel, struct rds_job *job)
     return RT_OK;
 }
 
+void rds_channel_hold(struct rds_channel *channel, uint64_t now)
+{
+    atomic_store_explicit(&channel->held_since, now, memory_order_relaxed);
+}
+
 void rds_channel_kick(struct rds_channel *channel)
 {
     struct rds_conn *conn = channel->conn;
 
+    /* Before it enters: a holder that it leaves a note for finds nothing held. */
+    if (atomic_load_explicit(&channel->held_since, memory_order_relaxed) != 0)
+        atomic_store(&channel->held_since, 0);
     if (rds_conn_state(conn) == RDS_CONN_READY)
         rds_conn_write_through(conn);
     else

@@ -76,6 +76,7 @@ struct rds_channel {
     _Atomic uint32_t closing;   /* 1: no new commands */
     _Atomic uint64_t close_at;  /* what is not done by then fails */
     _Atomic uint32_t disconnect; /* 1: close the connection when it is quiet */
+    _Atomic uint64_t held_since; /* what was pushed is kicked soon; 0: nothing is */
     struct rds_stats stats;
     struct rds_conn *conn;
     struct rds_lessor *lessor;
@@ -132,6 +133,14 @@ int rds_channel_push(struct rds_channel *channel, struct rds_job *job);
  * otherwise by whoever is.
  * Thread: any.  GIL: may be held.  Blocks: no. */
 void rds_channel_kick(struct rds_channel *channel);
+
+/* What was pushed now is kicked soon: by RDS_HOLD after `now` a worker sends it at
+ * the latest, if one has anything to do with the connection, and a millisecond
+ * later in any case.  Several may hold; the first kick ends it for all.
+ * Thread: any.  GIL: may be held.  Blocks: no. */
+void rds_channel_hold(struct rds_channel *channel, uint64_t now);
+
+#define RDS_HOLD (200 * UINT64_C(1000)) /* ns */
 
 /* As rds_channel_kick(), for a single command: written through when it is the
  * only one outstanding, and left to the worker otherwise, which is rung once for

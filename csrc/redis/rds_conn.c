@@ -165,6 +165,22 @@ static void disconnect_when_quiet(struct rds_conn *conn)
     rds_conn_move(conn, RDS_CONN_IDLE);
 }
 
+/* ---- what is held ------------------------------------------------------- */
+
+/* Whether what is in the inbox is about to be kicked: a worker that took it at once,
+ * a few commands each time, would spend itself on writing.  Held for too long it is
+ * sent nevertheless: its task may be busy with something else. */
+static bool held_back(struct rds_conn *conn, uint64_t now)
+{
+    uint64_t since = atomic_load(&conn->channel->held_since);
+
+    if (since == 0 || conn->lease != NULL || rds_conn_state(conn) != RDS_CONN_READY ||
+        now >= rt_after(since, RDS_HOLD))
+        return false;
+    rt_source_due(&conn->source, rt_after(since, RDS_HOLD));
+    return true;
+}
+
 /* ---- one look ----------------------------------------------------------- */
 
 static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
@@ -177,7 +193,8 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
     conn->hung_up |= (what & RT_HANGUP) != 0;
     do {
         progress = false;
-        rds_exchange_take(conn);
+        if (!held_back(conn, now))
+            rds_exchange_take(conn);
         disconnect_when_quiet(conn);
         switch (rds_conn_state(conn)) {
         case RDS_CONN_IDLE:
