@@ -107,6 +107,13 @@ void rds_exchange_take(struct rds_conn *conn)
     rt_atomic_max(&conn->channel->stats.high_water, outstanding);
 }
 
+/* The held part of the lease that conn is of, if it is held. */
+static bool is_held(const struct rds_conn *conn)
+{
+    return conn->lease != NULL &&
+           atomic_load_explicit(&conn->lease->held.on, memory_order_relaxed);
+}
+
 /* Append what fits; a large command goes in pieces, so that the output buffer
  * stays small.  `begun`: nothing but the rest of one that is partly out.
  * False: no memory. */
@@ -128,6 +135,12 @@ static bool append(struct rds_conn *conn, bool begun)
             }
             job->start = conn->appended;
             job->end = job->start + job->request_len;
+            if (job->holds) {
+                rt_joblist_pop(&conn->pending);
+                rds_held_begin(conn);
+                send_home(conn, job, RT_OK);
+                break;
+            }
             if (conn->lease != NULL)
                 rds_lease_sending(conn->lease, job);
         }
@@ -163,7 +176,8 @@ bool rds_exchange_write(struct rds_conn *conn)
     for (turns = 0; turns < TURNS; turns++) {
         uint64_t before;
 
-        if (may_append && !append(conn, leaving)) {
+        if (may_append &&
+            !(is_held(conn) ? rds_held_append(conn, OUT_CHUNK) : append(conn, leaving))) {
             rds_exchange_lost(conn, RT_ENOMEM, "no memory for the output buffer");
             return true;
         }
@@ -185,6 +199,8 @@ bool rds_exchange_write(struct rds_conn *conn)
      * every read of the peer's would wake us otherwise. */
     if (conn->stream != NULL && sdslen(c->obuf) == 0)
         done = rds_stream_flush(conn->stream);
+    if (is_held(conn))
+        rds_held_sent(conn);
     if (!done != conn->watch_write) {
         conn->watch_write = !done;
         if (conn->loan != NULL)
@@ -331,6 +347,11 @@ static bool begin_reply(void *owner, struct rds_arena **into)
         conn->scratch.len = 0;
         return true;
     }
+    if (is_held(conn)) {
+        if (!rds_held_receive(conn, into))
+            conn->builder.bad = "no memory for a reply";
+        return conn->builder.bad == NULL;
+    }
     job = answered_next(conn);
     if (job == NULL || !is_out(conn, job))
         return false;
@@ -413,6 +434,15 @@ static bool match(struct rds_conn *conn, uint64_t *count)
     if (conn->pinging || rds_conn_state(conn) != RDS_CONN_READY) {
         rds_connect_reply(conn);
         return conn->ctx != NULL;
+    }
+    if (is_held(conn)) {
+        char text[160];
+
+        if (too_big)
+            say_too_big(conn, text, sizeof text);
+        rds_held_received(conn, too_big ? text : NULL);
+        (*count)++;
+        return true;
     }
     job = answered_next(conn);
     if (job->pipeline != NULL || job->awaited > 1) {
@@ -580,7 +610,11 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
     unsigned turns;
 
     for (turns = 0; conn->readable && turns < most; turns++) {
-        int status = conn->skip > 0 ? drop_bytes(conn) : redisBufferRead(conn->ctx);
+        int status;
+
+        if (is_held(conn) && rds_held_is_full(conn))
+            break;
+        status = conn->skip > 0 ? drop_bytes(conn) : redisBufferRead(conn->ctx);
 
         if (status != REDIS_OK) {
             rds_exchange_lost(conn, loss(conn), conn->ctx->errstr);
@@ -610,6 +644,8 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
         rt_count_own(&worker->stats.commands, count);
         rds_loan_consider(conn, bytes, conn->quiet_since);
     }
+    if (is_held(conn))
+        rds_held_tell(conn);
     rds_exchange_flush(conn);
     return bytes;
 }
@@ -695,6 +731,11 @@ void rds_exchange_lost(struct rds_conn *conn, int err, const char *why)
              rds_channel_endpoint(conn->channel), reason);
     settle_inflight(conn, err, text, true);
     rds_exchange_flush(conn);
+    if (is_held(conn)) {
+        snprintf(text, sizeof text, "Connection to %.120s lost: %s",
+                 rds_channel_endpoint(conn->channel), reason);
+        rds_held_end(conn, err, text);
+    }
     rt_count(&conn->channel->stats.retained, conn->pending.count);
     if (had_commands)
         rt_count(&conn->channel->stats.losses, 1);
@@ -853,6 +894,12 @@ void rds_exchange_expire(struct rds_conn *conn, uint64_t now)
         }
         if (gone < next)
             next = gone;
+    }
+    if (is_held(conn)) {
+        uint64_t waits = rds_held_expire(conn, now);
+
+        if (waits < next)
+            next = waits;
     }
     rt_source_due(&conn->source, next);
 }

@@ -16,6 +16,7 @@
 
 struct rds_lease;
 void rds_lease_unref(struct rds_lease *lease);
+void rds_lease_kill(struct rds_lease *lease);
 
 #define RDS_INLINE 136 /* bytes of a command or reply kept in the job itself */
 
@@ -31,6 +32,7 @@ struct rds_job {
     struct rds_lease *_Atomic lease; /* the one it was given, kept until rds_job_fini() */
     uint64_t patience; /* ns it may take from when it is sent */
     bool leased;       /* it was submitted as one */
+    bool holds;        /* it has no command: its owner holds the connection (rds_held.h) */
     struct rds_pipeline *pipeline; /* owned; where its replies go, or NULL */
     uint32_t awaited; /* replies to come: 1 for a command */
     bool maybe_run;  /* it failed, but the server may have run it */
@@ -55,7 +57,7 @@ static inline void rds_job_init(struct rds_job *job, struct rt_mailbox *mailbox,
     job->start = job->end = 0;
     atomic_init(&job->lease, NULL);
     job->patience = RT_NEVER;
-    job->leased = false;
+    job->leased = job->holds = false;
     job->pipeline = NULL;
     job->awaited = 1;
     job->maybe_run = job->reads = job->tombstone = false;
@@ -72,8 +74,11 @@ static inline void rds_job_fini(struct rds_job *job)
     job->pipeline = NULL;
     job->request = job->inline_bytes;
     rds_arena_free(&job->reply);
-    if (job->leased && atomic_load(&job->lease) != NULL)
+    if (job->leased && atomic_load(&job->lease) != NULL) {
+        if (job->holds)
+            rds_lease_kill(atomic_load(&job->lease)); /* nobody has claimed it */
         rds_lease_unref(atomic_exchange(&job->lease, NULL));
+    }
 }
 
 #endif

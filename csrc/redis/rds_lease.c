@@ -27,6 +27,7 @@ int rds_lease_new(struct rds_lessor *lessor, struct rds_lease **out)
     lease->conn.lease = lease;
     lease->conn.source.destroy = destroy;
     lease->lessor = lessor;
+    rds_held_init(&lease->held);
     atomic_init(&lease->refs, 2); /* the lessor's and the poller's */
     atomic_init(&lease->state, RDS_LEASE_TAKEN);
     rds_channel_ref(channel);
@@ -52,6 +53,7 @@ void rds_lease_unref(struct rds_lease *lease)
     /* Partner: the same line in another thread; the last one frees. */
     if (atomic_fetch_sub_explicit(&lease->refs, 1, memory_order_acq_rel) != 1)
         return;
+    rds_held_fini(&lease->held);
     rds_arena_free(&lease->conn.scratch);
     free(lease);
 }
@@ -63,10 +65,16 @@ void rds_lease_report(struct rds_lease *lease)
         rt_stack_push(&lease->lessor->reports, &lease->report);
 }
 
+void rds_lease_let_die(struct rds_lease *lease)
+{
+    if (atomic_exchange(&lease->state, RDS_LEASE_DEAD) == RDS_LEASE_SPARE)
+        atomic_fetch_sub(&lease->lessor->spares, 1);
+    rds_lease_report(lease);
+}
+
 void rds_lease_kill(struct rds_lease *lease)
 {
-    atomic_store(&lease->state, RDS_LEASE_DEAD);
-    rds_lease_report(lease);
+    rds_lease_let_die(lease);
     rt_source_attend(&lease->conn.source, 0);
 }
 
@@ -87,8 +95,7 @@ void rds_lease_sending(struct rds_lease *lease, struct rds_job *job)
     rt_source_due(&lease->conn.source, until);
 }
 
-/* Give up memory that a large reply needed. */
-static void shrink(struct rds_conn *conn)
+void rds_lease_shrink(struct rds_conn *conn)
 {
     redisReader *r = conn->ctx->reader;
     sds small;
@@ -109,8 +116,10 @@ void rds_lease_finished(struct rds_lease *lease)
     bool clean = rds_conn_state(conn) == RDS_CONN_READY && !conn->spoiled &&
                  conn->inflight.head == NULL && conn->pending.head == NULL && !conn->hung_up;
 
+    if (atomic_load(&lease->held.on) && !conn->spoiled)
+        return; /* it was given for good */
     if (clean)
-        shrink(conn);
+        rds_lease_shrink(conn);
     if (rds_lease_move(lease, RDS_LEASE_TAKEN, clean ? RDS_LEASE_IDLE : RDS_LEASE_DEAD))
         rds_lease_report(lease);
 }
@@ -120,10 +129,11 @@ static void close_lease(struct rds_lease *lease, int err, const char *why)
 {
     struct rds_conn *conn = &lease->conn;
 
-    atomic_store(&lease->state, RDS_LEASE_DEAD);
-    rds_lease_report(lease);
+    rds_lease_let_die(lease);
     rds_exchange_take(conn);
     rds_exchange_fail_all(conn, err, why);
+    if (atomic_load(&lease->held.on))
+        rds_held_end(conn, err, why);
     rds_connect_close(conn);
     rds_connect_forget(conn);
     rds_conn_move(conn, RDS_CONN_CLOSED);
@@ -168,6 +178,8 @@ void rds_lease_look(struct rds_lease *lease)
         close_lease(lease, RT_ELOST, "The connection was closed");
     else if (lifeless(conn) && rds_lease_move(lease, RDS_LEASE_IDLE, RDS_LEASE_DEAD))
         close_lease(lease, RT_ELOST, "The connection was closed"); /* by the server, idle */
+    else if (lifeless(conn) && atomic_load(&lease->held.on))
+        close_lease(lease, RT_ELOST, "The connection was closed"); /* it is not made anew */
     if (has_dialed(conn) && atomic_exchange(&lease->dialed, 1) == 0)
         rds_lease_report(lease);
     rds_lease_was_read(lease);

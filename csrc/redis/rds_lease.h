@@ -18,6 +18,8 @@
  *     v could not connect                          v
  *   DEAD <-----------------------------------------+    closed, never used again
  *
+ * or it is given for good, and TAKEN or SPARE until its end: see rds_held.h.
+ *
  * Whose reply it is: a lease goes back to IDLE only when exactly one command was
  * sent and exactly its reply has come, and its caller was still there.  In every
  * other case the connection is closed, so that what the server may have popped for
@@ -36,9 +38,10 @@
 #define RDS_LEASE_H
 
 #include "rds_conn.h"
+#include "rds_held.h"
 #include "rds_slots.h"
 
-enum rds_lease_state { RDS_LEASE_TAKEN = 0, RDS_LEASE_IDLE, RDS_LEASE_DEAD };
+enum rds_lease_state { RDS_LEASE_TAKEN = 0, RDS_LEASE_IDLE, RDS_LEASE_DEAD, RDS_LEASE_SPARE };
 
 struct rds_lease {
     struct rds_conn conn;
@@ -48,6 +51,7 @@ struct rds_lease {
     _Atomic uint32_t state;     /* enum rds_lease_state */
     _Atomic uint32_t reported;  /* 1: in lessor->reports, or about to be */
     _Atomic uint32_t dialed;    /* 1: its first try to connect is over */
+    struct rds_held held;
 
     /* Who holds the lessor. */
     struct rds_lease *older, *newer; /* idle ones, by when they came back */
@@ -79,6 +83,8 @@ struct rds_lessor {
     /* Written by who holds `owner`, read by anybody. */
     _Atomic uint64_t open, idle, queued;
     _Atomic uint64_t open_high, opened, commands;
+    /* By anybody. */
+    _Atomic uint64_t held, spares, pushes; /* held leases, of them SPARE; pushes for them */
 };
 
 /* ---- for callers -------------------------------------------------------- */
@@ -147,6 +153,12 @@ void rds_lease_report(struct rds_lease *lease);
 
 /* Have lease closed by a worker.  Thread: any.  Blocks: no. */
 void rds_lease_kill(struct rds_lease *lease);
+
+/* The same, to be closed by whoever looks at it next. */
+void rds_lease_let_die(struct rds_lease *lease);
+
+/* Give up memory that large replies needed.  Thread: who holds the connection. */
+void rds_lease_shrink(struct rds_conn *conn);
 
 static inline bool rds_lease_move(struct rds_lease *lease, uint32_t from, uint32_t to)
 {

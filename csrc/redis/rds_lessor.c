@@ -166,6 +166,7 @@ static void take_reports(struct rds_lessor *lessor)
             stopped_dialing(lessor, lease);
         switch ((enum rds_lease_state)atomic_load(&lease->state)) {
         case RDS_LEASE_TAKEN:
+        case RDS_LEASE_SPARE:
             break;
         case RDS_LEASE_IDLE:
             if (!lease->listed)
@@ -178,6 +179,8 @@ static void take_reports(struct rds_lessor *lessor)
                 break;
             unlist(lessor, lease);
             stopped_dialing(lessor, lease);
+            if (atomic_load(&lease->held.on))
+                atomic_fetch_sub(&lessor->held, 1);
             rds_slots_clear(&lessor->slots, lease->slot);
             rt_count_own(&lessor->open, (uint64_t)-1);
             rds_lease_unref(lease);
@@ -235,7 +238,8 @@ static void give(struct rds_lessor *lessor, struct rds_lease *lease, struct rt_j
     /* Partner: rds_lease_cancelled(), which looks for the lease after it has
      * cancelled: it finds the lease, or the connection finds the job cancelled. */
     atomic_fetch_add_explicit(&conn->submitted, 1, memory_order_relaxed);
-    rt_count_own(&lessor->commands, 1);
+    if (!rds_job_of(base)->holds)
+        rt_count_own(&lessor->commands, 1);
     rt_stack_push(&conn->inbox, &base->node);
     /* Partner: the move to CLOSED in close_lease(), followed by a look at the
      * inbox: one of the two finds the job. */
@@ -277,6 +281,27 @@ static bool may_dial(const struct rds_lessor *lessor)
     return lessor->dialing < PACE;
 }
 
+static bool give_up_spare(struct rds_lease *lease)
+{
+    return rds_lease_move(lease, RDS_LEASE_SPARE, RDS_LEASE_DEAD);
+}
+
+/* Make room by closing what its holder does not need just now. */
+static bool reclaim(struct rds_lessor *lessor)
+{
+    struct rds_lease *lease;
+
+    if (atomic_load(&lessor->spares) == 0)
+        return false;
+    lease = rds_slots_find(&lessor->slots, give_up_spare);
+    if (lease == NULL)
+        return false;
+    atomic_fetch_sub(&lessor->spares, 1);
+    rds_lease_kill(lease);
+    take_reports(lessor); /* its end among them: there is room */
+    return true;
+}
+
 /* One command that waits gets a lease, or an answer.  False: it has to wait. */
 static bool serve_one(struct rds_lessor *lessor)
 {
@@ -290,7 +315,7 @@ static bool serve_one(struct rds_lessor *lessor)
         return true;
     }
     lease = take_idle(lessor);
-    if (lease == NULL && rt_read(&lessor->open) >= o->max_leases) {
+    if (lease == NULL && rt_read(&lessor->open) >= o->max_leases && !reclaim(lessor)) {
         if (o->lease_wait != 0)
             return false;
         no_room(lessor, rt_joblist_pop(&lessor->waiting));

@@ -90,7 +90,8 @@ static bool start(struct rds_builder *b, const redisReadTask *task, uint64_t siz
         b->bytes = 0;
         b->too_big = b->skipped; /* its only string may be what was left out */
         b->into = NULL;
-        b->out_of_band = task->type == REDIS_REPLY_PUSH || task->type == REDIS_REPLY_ATTR;
+        b->out_of_band = task->type == REDIS_REPLY_ATTR ||
+                         (task->type == REDIS_REPLY_PUSH && !b->pushes);
         if (!b->out_of_band && !b->begin(b->owner, &b->into)) {
             fail(b, "a reply that no command asked for");
             return false;

@@ -85,6 +85,7 @@ struct rds_builder {
 
     struct rds_arena *into;
     uint64_t bytes;   /* of the reply so far, stored or not */
+    bool pushes;      /* pushes are in-band: whoever reads takes them */
     bool out_of_band; /* a push or an attribute: nobody's reply */
     bool too_big;     /* over max_bytes: the rest is dropped */
     bool skipped;     /* a string of the reply was left out, see rds_exchange.c */

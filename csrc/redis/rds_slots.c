@@ -54,3 +54,17 @@ void rds_slots_for_each(struct rds_slots *slots, void (*act)(struct rds_lease *l
         }
     }
 }
+
+struct rds_lease *rds_slots_find(struct rds_slots *slots, bool (*is)(struct rds_lease *lease))
+{
+    struct rds_slots *block;
+    unsigned i;
+
+    for (block = slots; block != NULL; block = atomic_load(&block->next)) {
+        for (i = 0; i < RDS_SLOTS; i++) {
+            if (block->lease[i] != NULL && is(block->lease[i]))
+                return block->lease[i];
+        }
+    }
+    return NULL;
+}

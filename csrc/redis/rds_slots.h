@@ -24,6 +24,9 @@ void rds_slots_fini(struct rds_slots *slots);
 struct rds_lease **rds_slots_take(struct rds_slots *slots);
 void rds_slots_clear(struct rds_slots *slots, struct rds_lease **slot);
 
+/* A lease of which `is` is true, or NULL. */
+struct rds_lease *rds_slots_find(struct rds_slots *slots, bool (*is)(struct rds_lease *lease));
+
 /* Call act for every lease. */
 void rds_slots_for_each(struct rds_slots *slots, void (*act)(struct rds_lease *lease));
 

@@ -1,0 +1,630 @@
+/* Held leases with a real server: bytes out, replies in their order, pushes, waits that
+ * are withdrawn or too late, the bound on what nobody reads, making room, the end. */
+#include "leases.h"
+
+static struct rt_pool *pool;
+static struct rt_mailbox *mb;
+static struct rds_channel *admin;
+
+static struct rds_channel *open_channel(uint32_t most, uint64_t wait, int protocol)
+{
+    struct rds_options o = lease_options(most, wait);
+
+    o.protocol = protocol;
+    return channel_to(pool, &o);
+}
+
+/* ---- a holder --------------------------------------------------------------------------- */
+
+static void ask_to_hold(struct rds_channel *channel, struct command *c)
+{
+    rds_job_init(&c->job, mb, RT_NEVER);
+    atomic_store(&c->homes, 0);
+    c->job.holds = true;
+    MT_REQUIRE(rds_lease_submit(channel, &c->job) == RT_OK);
+}
+
+static struct rds_lease *hold(struct rds_channel *channel)
+{
+    struct command c;
+    struct rds_lease *lease;
+
+    ask_to_hold(channel, &c);
+    command_home(mb, &c);
+    if (!MT_EQ(c.job.base.err, RT_OK))
+        fprintf(stderr, "    %s\n", command_says(&c));
+    lease = rds_held_claim(&c.job);
+    MT_REQUIRE(lease != NULL);
+    rds_job_fini(&c.job);
+    return lease;
+}
+
+static int write_bytes(struct rds_lease *lease, const char *bytes, size_t len)
+{
+    struct rds_chunk *chunk = rds_chunk_new(len);
+
+    MT_REQUIRE(chunk != NULL);
+    memcpy(chunk->bytes, bytes, len);
+    return rds_held_write(lease, chunk);
+}
+
+static int write_text(struct rds_lease *lease, const char *text)
+{
+    return write_bytes(lease, text, strlen(text));
+}
+
+/* The next reply, or NULL once the connection is lost. */
+static struct rds_received *next(struct rds_lease *lease)
+{
+    struct rds_received *received;
+    struct command c;
+    const char *why;
+
+    while ((received = rds_held_take(lease)) == NULL) {
+        if (rds_held_lost(lease, &why) != RT_OK)
+            return rds_held_take(lease);
+        rds_job_init(&c.job, mb, RT_NEVER);
+        atomic_store(&c.homes, 0);
+        rds_held_wait(lease, &c.job.base);
+        command_home(mb, &c);
+        rds_job_fini(&c.job);
+    }
+    return received;
+}
+
+/* The text of the nth node of a reply. */
+static const char *said(const struct rds_received *received, unsigned n)
+{
+    static _Thread_local char text[64];
+    struct rds_node node;
+    uint32_t at = 0;
+
+    do {
+        if (received == NULL || !rds_reply_next(&received->arena, &at, &node))
+            return "(nothing)";
+    } while (n-- > 0);
+    if (node.type == RDS_INT)
+        snprintf(text, sizeof text, "%lld", (long long)node.integer);
+    else
+        snprintf(text, sizeof text, "%.*s", node.str == NULL ? 0 : (int)node.len,
+                 node.str == NULL ? "" : node.str);
+    return text;
+}
+
+static void next_says(struct rds_lease *lease, const char *wanted)
+{
+    struct rds_received *received = next(lease);
+
+    MT_STR_EQ(said(received, 0), wanted);
+    rds_received_free(received);
+}
+
+static void next_begins(struct rds_lease *lease, const char *wanted)
+{
+    struct rds_received *received = next(lease);
+
+    MT_CHECK(strncmp(said(received, 0), wanted, strlen(wanted)) == 0);
+    rds_received_free(received);
+}
+
+static unsigned held(const struct rds_channel *channel)
+{
+    return (unsigned)rt_read(&channel->lessor->held);
+}
+
+/* ---- out and in ------------------------------------------------------------------------- */
+
+static void question_and_answer(int protocol)
+{
+    struct rds_channel *channel = open_channel(2, 0, protocol);
+    struct rds_lease *lease = hold(channel);
+    char text[64];
+    unsigned i;
+
+    MT_EQ(held(channel), 1);
+    for (i = 0; i < 300; i++) {
+        snprintf(text, sizeof text, "*2\r\n$4\r\nECHO\r\n$6\r\n%06u\r\n", i);
+        MT_EQ(write_text(lease, text), RT_OK);
+        snprintf(text, sizeof text, "%06u", i);
+        next_says(lease, text);
+    }
+    /* Its state is its own: the shared connection has another database. */
+    MT_EQ(write_text(lease, "SELECT 5\r\nSET held-key 1\r\n"), RT_OK);
+    next_says(lease, "OK");
+    next_says(lease, "OK");
+    MT_EQ(ask_number(channel, mb, "EXISTS held-key"), 0);
+    MT_EQ(write_text(lease, "NONSENSE\r\nDEL held-key\r\n"), RT_OK);
+    next_begins(lease, "ERR unknown command");
+    next_says(lease, "1");
+    rds_held_release(lease);
+    MT_EVENTUALLY(leases_open(channel) == 0);
+    MT_EQ(held(channel), 0);
+    end_channel(channel, mb);
+}
+
+static void deep_pipeline(void)
+{
+    enum { N = 20000 };
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease = hold(channel);
+    unsigned i, wrong = 0;
+    char text[64];
+
+    /* More than the bound of what is kept: the server is held up, and nothing is lost. */
+    for (i = 0; i < N; i++) {
+        snprintf(text, sizeof text, "*2\r\n$4\r\nECHO\r\n$6\r\n%06u\r\n", i);
+        MT_EQ(write_text(lease, text), RT_OK);
+    }
+    for (i = 0; i < N; i++) {
+        struct rds_received *received = next(lease);
+
+        snprintf(text, sizeof text, "%06u", i);
+        wrong += strcmp(said(received, 0), text) != 0;
+        rds_received_free(received);
+    }
+    MT_EQ(wrong, 0);
+    MT_EQ(rds_held_unsent(lease), 0);
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+static void large(void)
+{
+    enum { LARGE = 8 << 20 };
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease = hold(channel);
+    struct rds_received *received;
+    char head[64], *bytes = malloc(LARGE);
+    struct rds_node node;
+    struct command c;
+    uint32_t at = 0;
+
+    MT_REQUIRE(bytes != NULL);
+    memset(bytes, 'y', LARGE);
+    snprintf(head, sizeof head, "*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$%d\r\n", LARGE);
+    MT_EQ(write_text(lease, head), RT_OK);
+    MT_EQ(write_bytes(lease, bytes, LARGE), RT_OK);
+    MT_EQ(write_text(lease, "\r\n"), RT_OK);
+    rds_job_init(&c.job, mb, rt_now() + 60 * RT_SEC);
+    atomic_store(&c.homes, 0);
+    rds_held_wait_sent(lease, &c.job.base);
+    command_home(mb, &c);
+    MT_EQ(c.job.base.err, RT_OK);
+    MT_CHECK(rds_held_unsent(lease) <= RDS_HELD_LOW);
+    next_says(lease, "OK");
+    MT_EQ(write_text(lease, "GET large\r\n"), RT_OK);
+    received = next(lease);
+    MT_CHECK(rds_reply_next(&received->arena, &at, &node) && node.len == LARGE &&
+             memcmp(node.str, bytes, LARGE) == 0);
+    rds_received_free(received);
+    do_command(admin, mb, "DEL large");
+    free(bytes);
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+/* A reply over the cap fails alone. */
+static void over_the_cap(void)
+{
+    struct rds_options o = lease_options(1, 0);
+    struct rds_channel *channel;
+    struct rds_lease *lease;
+
+    o.max_reply = 2000;
+    channel = channel_to(pool, &o);
+    lease = hold(channel);
+    do_command(admin, mb, "SETRANGE capped 5000 x");
+    MT_EQ(write_text(lease, "GET capped\r\nPING\r\n"), RT_OK);
+    next_begins(lease, "the reply from ");
+    next_says(lease, "PONG");
+    do_command(admin, mb, "DEL capped");
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+/* ---- messages --------------------------------------------------------------------------- */
+
+static void messages(int protocol)
+{
+    struct rds_channel *channel = open_channel(1, 0, protocol);
+    struct rds_lease *lease = hold(channel);
+    struct rds_received *received;
+    unsigned i;
+
+    MT_EQ(write_text(lease, "SUBSCRIBE news\r\n"), RT_OK);
+    received = next(lease);
+    MT_EQ((unsigned char)received->arena.data[0], protocol == 3 ? RDS_PUSH : RDS_ARRAY);
+    MT_STR_EQ(said(received, 1), "subscribe");
+    rds_received_free(received);
+    for (i = 0; i < 200; i++) {
+        MT_EQ(ask_number(admin, mb, "PUBLISH news hello"), 1);
+        received = next(lease);
+        MT_STR_EQ(said(received, 1), "message");
+        MT_STR_EQ(said(received, 2), "news");
+        MT_STR_EQ(said(received, 3), "hello");
+        rds_received_free(received);
+    }
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+/* What nobody reads is bounded here, and all of it comes once somebody does. */
+static void nobody_reads(void)
+{
+    enum { N = 30000 };
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease = hold(channel);
+    struct rds_received *received;
+    unsigned i, wrong = 0;
+    uint64_t most = 0;
+    char text[40];
+
+    MT_EQ(write_text(lease, "SUBSCRIBE flood\r\n"), RT_OK);
+    rds_received_free(next(lease));
+    for (i = 0; i < N; i++) {
+        snprintf(text, sizeof text, "PUBLISH flood %u", i);
+        do_command(admin, mb, text);
+        if (rt_read(&lease->held.count) > most)
+            most = rt_read(&lease->held.count);
+    }
+    MT_CHECK(most >= RDS_HELD_MOST);
+    MT_CHECK(most <= RDS_HELD_MOST + (16 << 10) / 40); /* and what one read brings */
+    for (i = 0; i < N; i++) {
+        received = next(lease);
+        snprintf(text, sizeof text, "%u", i);
+        wrong += strcmp(said(received, 3), text) != 0;
+        rds_received_free(received);
+    }
+    MT_EQ(wrong, 0);
+    MT_EQ(rt_read(&lease->held.count), 0);
+    MT_EQ(rt_read(&lease->held.bytes), 0);
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+/* ---- waiting ---------------------------------------------------------------------------- */
+
+/* A wait that is withdrawn, or ends too early, costs no message. */
+static void waits(void)
+{
+    enum { N = 2000 };
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease = hold(channel);
+    unsigned i, got = 0, late = 0, withdrawn = 0, wrong = 0;
+    struct rds_received *received;
+    char text[40];
+
+    MT_EQ(write_text(lease, "SUBSCRIBE waits\r\n"), RT_OK);
+    rds_received_free(next(lease));
+    for (i = 0; i < N; i++) {
+        struct command publish, c;
+
+        snprintf(text, sizeof text, "PUBLISH waits %u", i);
+        command_text(&publish, mb, RT_NEVER, text);
+        MT_REQUIRE(rds_channel_submit(admin, &publish.job) == RT_OK);
+        rds_job_init(&c.job, mb, i % 3 == 0 ? rt_now() + i % 200 * 1000 : RT_NEVER);
+        atomic_store(&c.homes, 0);
+        rds_held_wait(lease, &c.job.base);
+        if (i % 3 == 1 && rds_held_withdraw(lease, &c.job.base)) {
+            withdrawn++;
+        } else {
+            command_home(mb, &c);
+            late += c.job.base.err == RT_ETIMEOUT;
+        }
+        rds_job_fini(&c.job);
+        command_home(mb, &publish);
+        rds_job_fini(&publish.job);
+        for (; (received = rds_held_take(lease)) != NULL; got++) {
+            snprintf(text, sizeof text, "%u", got);
+            wrong += strcmp(said(received, 3), text) != 0;
+            rds_received_free(received);
+        }
+    }
+    for (; got < N; got++) {
+        received = next(lease);
+        snprintf(text, sizeof text, "%u", got);
+        wrong += strcmp(said(received, 3), text) != 0;
+        rds_received_free(received);
+    }
+    MT_EQ(wrong, 0);
+    MT_CHECK(late > 0);
+    MT_CHECK(withdrawn > 0);
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+static void polled(void)
+{
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease = hold(channel);
+    struct rds_received *received = NULL;
+    int i;
+
+    rds_held_poll(lease);
+    MT_CHECK(rds_held_take(lease) == NULL);
+    MT_EQ(write_text(lease, "PING\r\n"), RT_OK);
+    for (i = 0; received == NULL && i < MT_HANG_MS; i++) {
+        rds_held_poll(lease);
+        received = rds_held_take(lease);
+        if (received == NULL)
+            mt_sleep_ms(1);
+    }
+    MT_STR_EQ(said(received, 0), "PONG");
+    rds_received_free(received);
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+/* ---- room ------------------------------------------------------------------------------- */
+
+static void room(void)
+{
+    struct rds_channel *channel = open_channel(2, 0, 3);
+    struct rds_lease *first = hold(channel), *second = hold(channel);
+    const char *why;
+    struct command c;
+
+    ask_to_hold(channel, &c);
+    command_home(mb, &c);
+    MT_EQ(c.job.base.err, RT_EFULL);
+    rds_job_fini(&c.job);
+    lease_command(channel, mb, &c, RT_NEVER, "BLPOP room 0");
+    command_home(mb, &c);
+    MT_EQ(c.job.base.err, RT_EFULL);
+    rds_job_fini(&c.job);
+
+    /* What is spare is there again when nobody needed the room ... */
+    rds_held_spare(first);
+    MT_CHECK(rds_held_resume(first));
+    MT_EQ(write_text(first, "PING\r\n"), RT_OK);
+    next_says(first, "PONG");
+    /* ... and gives way to who does. */
+    rds_held_spare(first);
+    do_command(admin, mb, "RPUSH room element");
+    lease_command(channel, mb, &c, RT_NEVER, "BLPOP room 0");
+    command_home(mb, &c);
+    MT_EQ(c.job.base.err, RT_OK);
+    rds_job_fini(&c.job);
+    MT_CHECK(!rds_held_resume(first));
+    MT_EVENTUALLY(rds_held_lost(first, &why) != RT_OK);
+    MT_EQ(write_text(first, "PING\r\n"), RT_ELOST);
+    rds_held_release(first);
+    MT_EQ(rt_read(&channel->lessor->spares), 0);
+    MT_EQ(write_text(second, "PING\r\n"), RT_OK);
+    next_says(second, "PONG");
+    rds_held_release(second);
+    end_channel(channel, mb);
+}
+
+/* Who waits for room is served as soon as there is some. */
+static void room_to_wait_for(void)
+{
+    struct rds_channel *channel = open_channel(1, RT_NEVER, 3);
+    struct rds_lease *lease = hold(channel), *other;
+    struct command c, pop;
+
+    ask_to_hold(channel, &c);
+    MT_EVENTUALLY(rt_read(&channel->lessor->queued) == 1);
+    rds_held_release(lease);
+    command_home(mb, &c);
+    MT_EQ(c.job.base.err, RT_OK);
+    other = rds_held_claim(&c.job);
+    rds_job_fini(&c.job);
+    lease_command(channel, mb, &pop, RT_NEVER, "BLPOP later 0");
+    MT_EVENTUALLY(rt_read(&channel->lessor->queued) == 1);
+    rds_held_spare(other);
+    do_command(admin, mb, "RPUSH later element");
+    command_home(mb, &pop);
+    MT_EQ(pop.job.base.err, RT_OK);
+    rds_job_fini(&pop.job);
+    rds_held_release(other);
+    end_channel(channel, mb);
+}
+
+/* ---- the end ---------------------------------------------------------------------------- */
+
+static void lost(void)
+{
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease = hold(channel);
+    struct rds_received *received;
+    const char *why;
+    char text[64];
+
+    MT_EQ(write_text(lease, "CLIENT ID\r\nPING\r\n"), RT_OK);
+    received = next(lease);
+    snprintf(text, sizeof text, "CLIENT KILL ID %s", said(received, 0));
+    rds_received_free(received);
+    MT_EVENTUALLY(rt_read(&lease->held.count) == 1);
+    do_command(admin, mb, text);
+    MT_EVENTUALLY(rds_held_lost(lease, &why) != RT_OK);
+    next_says(lease, "PONG"); /* what came before is there still */
+    MT_CHECK(next(lease) == NULL);
+    MT_CHECK(strstr(why, "closed the connection") != NULL);
+    MT_EQ(write_text(lease, "PING\r\n"), RT_ELOST);
+    MT_EVENTUALLY(leases_open(channel) == 0);
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+static void killed_while_waiting(void)
+{
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease = hold(channel);
+    const char *why;
+    struct command c;
+
+    rds_job_init(&c.job, mb, RT_NEVER);
+    atomic_store(&c.homes, 0);
+    rds_held_wait(lease, &c.job.base);
+    do_command(admin, mb, "CLIENT KILL TYPE normal SKIPME yes");
+    command_home(mb, &c);
+    MT_EQ(c.job.base.err, RT_OK);
+    MT_CHECK(rds_held_lost(lease, &why) != RT_OK);
+    rds_job_fini(&c.job);
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+static void released_while_waiting(void)
+{
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease;
+    struct command c;
+    int i;
+
+    for (i = 0; i < 200; i++) {
+        lease = hold(channel);
+        rds_job_init(&c.job, mb, RT_NEVER);
+        atomic_store(&c.homes, 0);
+        rds_held_wait(lease, &c.job.base);
+        rds_held_release(lease);
+        command_home(mb, &c);
+        rds_job_fini(&c.job);
+    }
+    MT_EVENTUALLY(leases_open(channel) == 0);
+    end_channel(channel, mb);
+}
+
+static void cancelled(void)
+{
+    struct rds_channel *channel = open_channel(3, 0, 3);
+    struct command c[3];
+    unsigned i, round;
+
+    for (round = 0; round < 100; round++) {
+        for (i = 0; i < 3; i++)
+            ask_to_hold(channel, &c[i]);
+        if (round % 2)
+            mt_sleep_ms((int)(round % 5));
+        for (i = 0; i < 3; i++)
+            (void)rds_channel_cancel(channel, &c[i].job);
+        for (i = 0; i < 3; i++) {
+            command_home(mb, &c[i]);
+            rds_job_fini(&c[i].job); /* claimed by nobody, whatever came */
+        }
+        MT_EVENTUALLY(leases_open(channel) == 0);
+    }
+    MT_EQ(held(channel), 0);
+    end_channel(channel, mb);
+}
+
+static void closed(bool by_pool)
+{
+    struct rt_pool *own = pool;
+    struct rds_channel *channel;
+    struct rds_lease *lease;
+    struct command c;
+    const char *why;
+
+    if (by_pool)
+        MT_REQUIRE(rt_pool_new(2, 64, &pool) == RT_OK);
+    channel = open_channel(1, 0, 3);
+    lease = hold(channel);
+    rds_job_init(&c.job, mb, RT_NEVER);
+    atomic_store(&c.homes, 0);
+    rds_held_wait(lease, &c.job.base);
+    if (by_pool)
+        end_commands(pool, mb);
+    else
+        MT_EQ(rds_channel_close(channel, RT_NEVER, NULL), RT_OK);
+    command_home(mb, &c);
+    rds_job_fini(&c.job);
+    MT_EQ(rds_held_lost(lease, &why), RT_ECLOSED);
+    MT_EQ(write_text(lease, "PING\r\n"), RT_ELOST);
+    rds_held_release(lease);
+    rds_channel_release(channel);
+    pool = own;
+}
+
+static void no_server(void)
+{
+    struct rds_options o = lease_options(1, 0);
+    struct rds_channel *channel;
+    struct command c;
+
+    o.path = "/nonexistent/socket";
+    channel = channel_to(pool, &o);
+    ask_to_hold(channel, &c);
+    command_home(mb, &c);
+    MT_EQ(c.job.base.err, RT_ECONNECT);
+    MT_CHECK(command_mentions(&c, "/nonexistent/socket"));
+    rds_job_fini(&c.job);
+    MT_EVENTUALLY(leases_open(channel) == 0);
+    end_channel(channel, mb);
+}
+
+/* ---- many ------------------------------------------------------------------------------- */
+
+static void many(void)
+{
+    enum { N = 200, ROUNDS = 20 };
+    struct rds_channel *channel = open_channel(N, 0, 3);
+    struct rds_lease *lease[N];
+    struct rds_received *received;
+    unsigned i, round, wrong = 0;
+    char text[40];
+
+    for (i = 0; i < N; i++) {
+        lease[i] = hold(channel);
+        MT_EQ(write_text(lease[i], "SUBSCRIBE many\r\n"), RT_OK);
+    }
+    for (i = 0; i < N; i++)
+        rds_received_free(next(lease[i]));
+    for (round = 0; round < ROUNDS; round++) {
+        snprintf(text, sizeof text, "PUBLISH many %u", round);
+        MT_EQ(ask_number(admin, mb, text), N);
+    }
+    for (i = 0; i < N; i++) {
+        for (round = 0; round < ROUNDS; round++) {
+            received = next(lease[i]);
+            snprintf(text, sizeof text, "%u", round);
+            wrong += strcmp(said(received, 3), text) != 0;
+            rds_received_free(received);
+        }
+        rds_held_release(lease[i]);
+    }
+    MT_EQ(wrong, 0);
+    MT_EVENTUALLY(leases_open(channel) == 0);
+    end_channel(channel, mb);
+}
+
+int main(void)
+{
+    struct rds_options o = server_options();
+    unsigned fds, threads;
+
+    (void)mt_seed();
+    MT_REQUIRE(rt_mailbox_new(&mb) == RT_OK);
+    fds = mt_fds();
+    threads = mt_threads();
+    MT_REQUIRE(rt_pool_new(4, 64, &pool) == RT_OK);
+    admin = channel_to(pool, &o);
+    do_command(admin, mb, "FLUSHALL");
+    question_and_answer(2);
+    question_and_answer(3);
+    deep_pipeline();
+    large();
+    over_the_cap();
+    messages(2);
+    messages(3);
+    nobody_reads();
+    waits();
+    polled();
+    room();
+    room_to_wait_for();
+    lost();
+    killed_while_waiting();
+    released_while_waiting();
+    cancelled();
+    closed(false);
+    closed(true);
+    no_server();
+    many();
+    end_channel(admin, mb);
+    end_commands(pool, mb);
+    MT_EVENTUALLY(mt_threads() == threads);
+    MT_EQ(mt_fds(), fds);
+    rt_mailbox_release(mb);
+    return mt_report("held");
+}
