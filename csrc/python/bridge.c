@@ -2,6 +2,7 @@
 
 #include "channel_type.h"
 #include "errors.h"
+#include "lease_type.h"
 #include "pool_type.h"
 
 /* Jobs handled in one turn of the loop: then timers and sockets have theirs. */
@@ -54,6 +55,24 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job)
     bridge->free_count++;
 }
 
+static void count_home(struct core_bridge *bridge, const struct core_job *job);
+
+/* A job that waits at a lease is not wanted any more: take it back, unless it is on its
+ * way home. */
+static void withdraw(PyObject *lease, struct core_job *job)
+{
+    struct core_bridge *bridge = job->bridge;
+
+    if (!core_lease_withdraw(lease, job)) {
+        (void)rt_job_cancel(&job->rds.base);
+        return;
+    }
+    Py_INCREF(bridge);
+    count_home(bridge, job);
+    core_bridge_recycle(bridge, job);
+    Py_DECREF(bridge);
+}
+
 /* The future was cancelled: nobody waits for the job any more. */
 static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
 {
@@ -65,6 +84,8 @@ static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
         ; /* still parked: it is dropped when its turn comes */
     else if (owner != NULL && Py_IS_TYPE(owner, st->native.channel_type))
         (void)rds_channel_cancel(((struct core_channel *)owner)->rds, &job->rds);
+    else if (owner != NULL && Py_IS_TYPE(owner, st->native.lease_type))
+        withdraw(owner, job);
     else
         (void)rt_job_cancel(&job->rds.base);
     Py_DECREF(fut); /* the job's; the caller holds another */
@@ -125,6 +146,16 @@ static void untie(PyObject *fut)
 {
     loosen(fut);
     Py_DECREF(fut);
+}
+
+void core_bridge_forget(struct core_job *job)
+{
+    PyObject *fut = job->rds.base.owner, *lease = Py_NewRef(((struct core_future *)fut)->owner);
+
+    job->rds.base.owner = NULL;
+    withdraw(lease, job);
+    untie(fut);
+    Py_DECREF(lease);
 }
 
 int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut)

@@ -99,6 +99,9 @@ void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel);
  * given back. */
 int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
 
+/* Drop a job, and its future with it, that waits at a lease in a loop that is closed. */
+void core_bridge_forget(struct core_job *job);
+
 /* Drop what came home to bridges whose loop is closed.  Thread: any, GIL held. */
 void core_bridge_reap(struct core_pool *pool);
 

@@ -7,6 +7,7 @@
 #include "channel_tls.h"
 #include "client_type.h"
 #include "errors.h"
+#include "lease_type.h"
 
 /* ---- options -------------------------------------------------------------------------- */
 
@@ -380,6 +381,12 @@ static PyObject *channel_renewed(PyObject *op, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *channel_hold(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    return core_lease_hold((struct core_channel *)op);
+}
+
 static PyObject *channel_send_wire(PyObject *op, PyObject *wire)
 {
     return core_client_send_wire((struct core_channel *)op, wire);
@@ -501,6 +508,8 @@ static PyObject *channel_stats(PyObject *op, PyObject *unused)
         { "pushes", rt_read(&s->pushes) },
         { "retained_unsent", rt_read(&s->retained) },
         { "blocking_commands", rt_read(&lessor->commands) },
+        { "held", rt_read(&lessor->held) },
+        { "held_pushes", rt_read(&lessor->pushes) },
         { "leases", rt_read(&lessor->open) },
         { "leases_idle", rt_read(&lessor->idle) },
         { "leases_high_water", rt_read(&lessor->open_high) },
@@ -606,6 +615,8 @@ static PyMethodDef channel_methods[] = {
       "disconnect($self, in_use, /)\n--\n\n"
       "Close the shared connection once it is quiet, and the idle ones of blocking\n"
       "commands, with in_use the others too; the next command makes a new one." },
+    { "hold", channel_hold, METH_NOARGS,
+      "hold($self, /)\n--\n\nA connection for oneself: the awaitable of a Lease." },
     { "login", channel_login, METH_VARARGS,
       "login($self, username, password, /)\n--\n\n"
       "Log in with these from the next connection on; those that are open stay." },

@@ -72,6 +72,8 @@ struct core_native_state {
     PyTypeObject *entry_type;
     PyTypeObject *pipeline_type;
     PyTypeObject *batch_type;
+    PyTypeObject *lease_type;
+    PyTypeObject *push_type;
     PyObject *get_running_loop;     /* asyncio._get_running_loop */
 
     /* Given by offloop.redis, which imports the redis package. */

@@ -5,6 +5,7 @@
 #include "client_type.h"
 #include "core.h"
 #include "entry.h"
+#include "lease_type.h"
 #include "methods.h"
 #include "pipeline_type.h"
 #include "pool_type.h"
@@ -13,7 +14,7 @@
  * cannot forget one. */
 #define TYPES(X)                                                                   \
     X(bridge_type) X(pool_type) X(channel_type) X(client_type) X(method_type)     \
-    X(entry_type) X(pipeline_type) X(batch_type)
+    X(entry_type) X(pipeline_type) X(batch_type) X(lease_type) X(push_type)
 #define OBJECTS(X)                                                                 \
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
     X(max_connections_error)                                                      \
@@ -155,6 +156,8 @@ static int native_register(PyObject *module, struct core_state *st)
         add_type(module, &core_method_spec, "Method", &n->method_type) < 0 ||
         add_type(module, &core_entry_spec, "Entry", &n->entry_type) < 0 ||
         add_type(module, &core_batch_spec, "Batch", &n->batch_type) < 0 ||
+        add_type(module, &core_lease_spec, "Lease", &n->lease_type) < 0 ||
+        add_subtype(module, &core_push_spec, "Push", &PyList_Type, &n->push_type) < 0 ||
         add_subtype(module, &core_pipeline_spec, "Pipeline", n->client_type,
                     &n->pipeline_type) < 0)
         return -1;

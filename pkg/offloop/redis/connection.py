@@ -2,8 +2,8 @@
 
 A connection pool of redis-py is where a client's configuration lives, and clients
 that share one share its connections. So it is the connection pool that has the
-channel. It goes on being a pool of redis-py's own connections too, for what needs
-a connection to itself: pipelines, pub/sub, blocking commands.
+channel. It is a pool of connections too, for what needs one to itself (pub/sub, WATCH,
+SELECT ...), and those go over leases of the channel.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from typing import Any, TypeVar
 import redis.asyncio.connection as base
 from redis.asyncio.connection import (
     AbstractConnection,
-    Connection,
     ConnectionPoolInterface,
-    SSLConnection,
-    UnixDomainSocketConnection,
     parse_url,
 )
 from redis.asyncio.retry import Retry
@@ -26,6 +23,13 @@ from redis.auth.token import TokenInterface
 
 from offloop import _core
 from offloop.pool import Pool
+from offloop.redis.held import (
+    OURS,
+    Connection,
+    HeldConnection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from offloop.redis.options import channel_options, is_native
 from offloop.redis.retries import Retries
 
@@ -43,6 +47,8 @@ __all__ = [
 
 _DEFAULT_WORKERS = 4
 _CLOSE_TIMEOUT = 5.0
+
+_HELD = frozenset(OURS.values())
 
 _PoolT = TypeVar("_PoolT", bound="NativeChannel")
 
@@ -101,6 +107,7 @@ class NativeChannel:
         if pool is not None and not isinstance(pool, _core.Pool):
             raise TypeError(f"pool must be an offloop.Pool, not {type(pool).__name__}")
         _check_port(self.connection_kwargs)
+        self.connection_class = OURS.get(self.connection_class, self.connection_class)
         self._offloop_workers = _check_workers(workers)
         self._offloop_shared = pool
         self._offloop_tasks = set()
@@ -215,13 +222,22 @@ class NativeChannel:
         return await channel._send_wire(_wire(words))
 
     def make_connection(self) -> AbstractConnection:
-        """A new connection of redis-py's, logged in as the channel is."""
+        """A new connection, logged in as the channel is once it is connected."""
+        connection: AbstractConnection
         if self._offloop_login is None:
-            made: AbstractConnection = super().make_connection()  # type: ignore[misc]
-            return made
-        kwargs = {**self.connection_kwargs, **self._offloop_login}
-        connection: AbstractConnection = self.connection_class(**kwargs)
+            connection = super().make_connection()  # type: ignore[misc]
+        else:
+            connection = self.connection_class(**{**self.connection_kwargs, **self._offloop_login})
+        if type(connection) in _HELD:
+            connection._offloop_owner = self  # type: ignore[attr-defined]
         return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back, which may then be closed when another needs the room."""
+        in_use = self._in_use_connections  # type: ignore[attr-defined]
+        if isinstance(connection, HeldConnection) and connection in in_use:
+            connection.set_aside()
+        await super().release(connection)  # type: ignore[misc]
 
     async def re_auth_callback(self, token: TokenInterface) -> None:
         """A credential provider has a new token: use it on the connections there are."""

@@ -17,13 +17,14 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
 
+from offloop.redis.held import OURS
 from offloop.redis.tls import tls_options
 
 __all__ = ["channel_options", "is_native"]
 
 # Connection classes that the native channel stands in for. A subclass may connect
 # to anywhere in any way, so it keeps redis-py's own.
-_CLASSES = (Connection, SSLConnection, UnixDomainSocketConnection)
+_CLASSES = (*OURS, *OURS.values())
 
 # What a program can put in place of redis-py's own parts: then these are used.
 _OWN_PARTS = ("redis_connect_func", "parser_class", "encoder_class")
