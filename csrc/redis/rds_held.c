@@ -332,7 +332,8 @@ void rds_held_tell(struct rds_conn *conn)
     if (!held->fresh)
         return;
     held->fresh = false;
-    rds_lease_shrink(conn);
+    if (conn->ctx != NULL) /* the same read may have ended it */
+        rds_lease_shrink(conn);
     rt_fence(); /* Partner: wait(). */
     wake(&held->reader, RT_OK);
 }

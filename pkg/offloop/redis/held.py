@@ -68,6 +68,7 @@ class HeldConnection(base.AbstractConnection):
 
     _offloop_owner: _Owner | None = None
     _offloop_spare = False  # idle in its pool: it may be closed to make room
+    _offloop_parser: Any = None  # redis-py's own, which has the handlers of messages
     _lease: _core.Lease | None = None
 
     # ---- connecting ---------------------------------------------------------------
@@ -148,10 +149,14 @@ class HeldConnection(base.AbstractConnection):
             lease.close()
 
     def _close(self) -> None:
-        if self._lease is not None:
-            self._forget()
-        else:
-            super()._close()
+        self._lease = None  # what _writer refers to still, and closes
+        self._offloop_spare = False
+        super()._close()
+
+    def set_parser(self, parser_class: Any) -> None:
+        """Have replies parsed by another class, where they do not come over a lease."""
+        super().set_parser(parser_class)
+        self._offloop_parser = self._parser
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
         """Close the connection; whoever reads from it gets a ConnectionError."""
@@ -224,6 +229,8 @@ class HeldConnection(base.AbstractConnection):
     async def _next(self, lease: _core.Lease, raw: bool, limit: float | None, push: Any) -> Any:
         """The next reply; Ellipsis when none has come within so many seconds."""
         until = None
+        if self._parser is not self._offloop_parser:  # somebody put his own in its place
+            return await self._read_response_from_parser(raw, push)
         while True:
             found = lease.take(raw)
             if found is ...:
@@ -295,9 +302,12 @@ class HeldConnection(base.AbstractConnection):
                 raise response
             if isinstance(response, list) and response and isinstance(response[0], ConnectionError):
                 raise response[0]
-        except BaseException:
+        except BaseException as error:
             if disconnect_on_error:
                 await self.disconnect(nowait=True)
+            if isinstance(error, OSError):
+                where = self._host_error()
+                raise ConnectionError(f"Error while reading from {where} : {error.args}") from error
             raise
         if self.health_check_interval:
             self.next_health_check = (

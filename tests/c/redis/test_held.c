@@ -447,6 +447,23 @@ static void lost(void)
     end_channel(channel, mb);
 }
 
+/* The last reply and the end of the connection come together. */
+static void last_words(void)
+{
+    struct rds_channel *channel = open_channel(1, 0, 3);
+    struct rds_lease *lease;
+    unsigned i;
+
+    for (i = 0; i < 200; i++) {
+        lease = hold(channel);
+        MT_EQ(write_text(lease, "QUIT\r\n"), RT_OK);
+        next_says(lease, "OK");
+        MT_CHECK(next(lease) == NULL);
+        rds_held_release(lease);
+    }
+    end_channel(channel, mb);
+}
+
 static void killed_while_waiting(void)
 {
     struct rds_channel *channel = open_channel(1, 0, 3);
@@ -614,6 +631,7 @@ int main(void)
     room();
     room_to_wait_for();
     lost();
+    last_words();
     killed_while_waiting();
     released_while_waiting();
     cancelled();
