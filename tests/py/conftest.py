@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: runs for more than some seconds")
     config.addinivalue_line("markers", "soak: runs for minutes; only with -m soak")
     config.addinivalue_line("markers", "limit(secs): the test may take that long")
+    config.addinivalue_line("markers", "compared: with redis.asyncio, which may connect")
     # Kept from before the capturing, or the stacks of a hang would be lost with it.
     _stderr.append(os.dup(2))
 
