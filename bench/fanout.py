@@ -155,7 +155,8 @@ def fan_out(fanout: Fanout) -> dict[str, float]:
         check=False,
     )
     if done.returncode != 0:
-        raise BenchError(f"{fanout.subscribers} subscribers of {fanout.peer}:\n{done.stderr[-2000:]}")
+        what = f"{fanout.subscribers} subscribers of {fanout.peer}"
+        raise BenchError(f"{what}:\n{done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

@@ -95,6 +95,9 @@ struct core_native_state {
     PyObject *commands;             /* name -> what is known of it (args.c) */
     PyObject *execute_command;      /* Client's own, as its type has it */
     PyObject *queue_command;        /* the same of Pipeline */
+    PyObject *pubsub_hooks;         /* ((name, function), ...): PubSub's own methods */
+    PyObject *read_response;        /* Connection's own */
+    PyObject *push_log;             /* the logger of pushes */
     PyObject *speller;              /* a client that says what it was to execute */
 
     PyObject *str_add_reader;
@@ -114,6 +117,11 @@ struct core_native_state {
     PyObject *str_provider;
     PyObject *str_immediate_execute;
     PyObject *str_pipeline_execute;
+    PyObject *str_type, *str_pattern, *str_channel, *str_data;
+    PyObject *str_message, *str_pmessage, *str_smessage;
+    PyObject *str_connection, *str_lease, *str_parser, *str_own_parser;
+    PyObject *str_read_response, *str_health, *str_push_handler, *str_pushed, *str_handles_push;
+    PyObject *str_channels, *str_patterns, *str_shard_channels, *str_level;
 };
 
 struct core_state {

@@ -13,7 +13,7 @@ static struct core_lease *lease_of(PyObject *op)
 }
 
 /* Whether it is open, and this process's. */
-static bool is_usable(const struct core_lease *lease)
+bool core_lease_usable(const struct core_lease *lease)
 {
     return lease->rds != NULL && lease->generation == lease->channel->pool->generation &&
            !rt_pool_forked(lease->channel->pool->rt);
@@ -50,6 +50,7 @@ static PyObject *make(struct core_channel *channel, struct rds_lease *rds)
     lease->rds = rds;
     lease->generation = channel->generation;
     lease->reading = lease->writing = NULL;
+    lease->streak = 0;
     PyObject_GC_Track(lease);
     return (PyObject *)lease;
 }
@@ -154,7 +155,7 @@ bool core_lease_withdraw(PyObject *op, struct core_job *job)
         lease->reading = NULL;
     if (lease->writing == job)
         lease->writing = NULL;
-    return is_usable(lease) && rds_held_withdraw(lease->rds, &job->rds.base);
+    return core_lease_usable(lease) && rds_held_withdraw(lease->rds, &job->rds.base);
 }
 
 /* Seconds, or None, as a deadline.  0, or -1 with an exception set. */
@@ -198,7 +199,7 @@ static int finish_wait(struct core_wake_ctx *w, struct core_bridge *bridge, stru
     bool late = job->rds.base.err == RT_ETIMEOUT;
 
     lease->reading = NULL;
-    if (is_usable(lease) && !late && !rds_held_ready(lease->rds)) {
+    if (core_lease_usable(lease) && !late && !rds_held_ready(lease->rds)) {
         lease->reading = job; /* for nothing: another has taken it */
         if (core_bridge_send_now(bridge, job, fut) == RT_OK) {
             Py_DECREF(fut); /* the job has its own again */
@@ -207,7 +208,7 @@ static int finish_wait(struct core_wake_ctx *w, struct core_bridge *bridge, stru
     } else {
         core_bridge_recycle(bridge, job);
     }
-    late = late && !(is_usable(lease) && rds_held_ready(lease->rds));
+    late = late && !(core_lease_usable(lease) && rds_held_ready(lease->rds));
     return settle(w, fut, Py_NewRef(late ? Py_False : Py_True));
 }
 
@@ -219,7 +220,7 @@ static int send_wait(struct core_job *job)
     return RT_OK;
 }
 
-static PyObject *lease_wait(PyObject *op, PyObject *timeout)
+PyObject *core_lease_wait(PyObject *op, PyObject *timeout)
 {
     struct core_lease *lease = lease_of(op);
     struct core_job *job;
@@ -227,7 +228,7 @@ static PyObject *lease_wait(PyObject *op, PyObject *timeout)
     PyObject *fut;
     int taken;
 
-    if (!is_usable(lease))
+    if (!core_lease_usable(lease))
         return raise_closed(lease);
     if (read_deadline(timeout, &deadline) < 0)
         return NULL;
@@ -262,7 +263,7 @@ static int finish_sent(struct core_wake_ctx *w, struct core_bridge *bridge, stru
     int err;
 
     lease->writing = NULL;
-    if (!is_usable(lease)) {
+    if (!core_lease_usable(lease)) {
         core_bridge_recycle(bridge, job);
         raise_closed(lease);
         return settle(w, fut, NULL);
@@ -379,12 +380,12 @@ static PyObject *lease_write(PyObject *op, PyObject *const *args, Py_ssize_t nar
         PyErr_SetString(PyExc_TypeError, "write() takes data and a timeout");
         return NULL;
     }
-    if (!is_usable(lease))
+    if (!core_lease_usable(lease))
         return raise_closed(lease);
     chunk = chunk_of(args[0]);
     if (chunk == NULL)
         return NULL;
-    if (!is_usable(lease)) { /* a generator closed it */
+    if (!core_lease_usable(lease)) { /* a generator closed it */
         free(chunk);
         return raise_closed(lease);
     }
@@ -400,7 +401,7 @@ static PyObject *lease_write(PyObject *op, PyObject *const *args, Py_ssize_t nar
 /* ---- reading ------------------------------------------------------------------------------ */
 
 /* A reply as an object; a push as a Push; an error as an exception instance. */
-static PyObject *reply_of(struct core_lease *lease, const struct rds_arena *arena, bool raw)
+PyObject *core_lease_reply(struct core_lease *lease, const struct rds_arena *arena, bool raw)
 {
     enum rds_type type = RDS_NIL;
     PyObject *value, *push;
@@ -429,13 +430,13 @@ static PyObject *lease_take(PyObject *op, PyObject *raw)
 
     if (is_raw < 0)
         return NULL;
-    if (!is_usable(lease))
+    if (!core_lease_usable(lease))
         return raise_closed(lease);
     err = rds_held_lost(lease->rds, &why); /* before the look: what came first is first */
     received = rds_held_take(lease->rds);
     if (received == NULL)
         return err != RT_OK ? raise_lost(lease, err, why) : Py_NewRef(Py_Ellipsis);
-    value = reply_of(lease, &received->arena, is_raw != 0);
+    value = core_lease_reply(lease_of(op), &received->arena, is_raw != 0);
     rds_received_free(received);
     return value;
 }
@@ -445,7 +446,7 @@ static PyObject *lease_poll(PyObject *op, PyObject *unused)
     struct core_lease *lease = lease_of(op);
 
     (void)unused;
-    if (!is_usable(lease))
+    if (!core_lease_usable(lease))
         Py_RETURN_TRUE;
     rds_held_poll(lease->rds);
     return PyBool_FromLong(rds_held_ready(lease->rds));
@@ -456,7 +457,7 @@ static PyObject *lease_poll(PyObject *op, PyObject *unused)
 static void let_go(struct core_lease *lease)
 {
     struct rds_lease *rds = lease->rds;
-    bool usable = is_usable(lease);
+    bool usable = core_lease_usable(lease);
 
     lease->rds = NULL;
     if (rds != NULL && usable)
@@ -473,7 +474,7 @@ static PyObject *lease_close(PyObject *op, PyObject *unused)
 static PyObject *lease_spare(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    if (is_usable(lease_of(op)))
+    if (core_lease_usable(lease_of(op)))
         rds_held_spare(lease_of(op)->rds);
     Py_RETURN_NONE;
 }
@@ -481,7 +482,7 @@ static PyObject *lease_spare(PyObject *op, PyObject *unused)
 static PyObject *lease_resume(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    return PyBool_FromLong(is_usable(lease_of(op)) && rds_held_resume(lease_of(op)->rds));
+    return PyBool_FromLong(core_lease_usable(lease_of(op)) && rds_held_resume(lease_of(op)->rds));
 }
 
 /* Which end of the socket, as a host, a path or None. */
@@ -494,7 +495,7 @@ static PyObject *address(PyObject *op, int (*name)(int, struct sockaddr *, sockl
     const void *bytes = NULL;
     int sock = -1;
 
-    if (is_usable(lease))
+    if (core_lease_usable(lease))
         sock = atomic_load(&lease->rds->conn.sock);
     if (sock < 0 || name(sock, (struct sockaddr *)&where, &len) < 0)
         Py_RETURN_NONE;
@@ -522,7 +523,7 @@ static PyObject *get_own(PyObject *op, void *unused)
 static PyObject *get_usable(PyObject *op, void *unused)
 {
     (void)unused;
-    return PyBool_FromLong(is_usable(lease_of(op)));
+    return PyBool_FromLong(core_lease_usable(lease_of(op)));
 }
 
 static PyObject *get_ready(PyObject *op, void *unused)
@@ -530,7 +531,7 @@ static PyObject *get_ready(PyObject *op, void *unused)
     struct core_lease *lease = lease_of(op);
 
     (void)unused;
-    return PyBool_FromLong(!is_usable(lease) || rds_held_ready(lease->rds));
+    return PyBool_FromLong(!core_lease_usable(lease) || rds_held_ready(lease->rds));
 }
 
 /* ---- the types ---------------------------------------------------------------------------- */
@@ -567,7 +568,7 @@ static PyMethodDef lease_methods[] = {
       "The next reply, as bytes where raw is true; Ellipsis if none has come.  A RESP3 push\n"
       "is a Push, an error an exception instance.  Raises ConnectionError when there will\n"
       "be nothing more." },
-    { "wait", lease_wait, METH_O,
+    { "wait", core_lease_wait, METH_O,
       "wait($self, timeout, /)\n--\n\n"
       "The awaitable of there being something to take: True; or False, after so many\n"
       "seconds.  One at a time; RuntimeError for another." },

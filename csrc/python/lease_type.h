@@ -30,6 +30,7 @@ struct core_lease {
     uint64_t generation;          /* of the pool that rds belongs to */
     struct core_job *reading;     /* who waits for a reply, or NULL */
     struct core_job *writing;     /* who waits until most is sent, or NULL */
+    unsigned streak;              /* messages taken without a wait (messages.c) */
 };
 
 extern PyType_Spec core_lease_spec;
@@ -42,5 +43,14 @@ PyObject *core_lease_hold(struct core_channel *channel);
 /* The future of job, which waits for op, was cancelled.  True: the job is the caller's
  * again. */
 bool core_lease_withdraw(PyObject *op, struct core_job *job);
+
+/* Whether it is open, and this process's. */
+bool core_lease_usable(const struct core_lease *lease);
+
+/* Lease.wait(). */
+PyObject *core_lease_wait(PyObject *op, PyObject *timeout);
+
+/* A reply as an object; a push as a Push; an error as an exception instance. */
+PyObject *core_lease_reply(struct core_lease *lease, const struct rds_arena *arena, bool raw);
 
 #endif

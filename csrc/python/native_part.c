@@ -6,6 +6,7 @@
 #include "core.h"
 #include "entry.h"
 #include "lease_type.h"
+#include "messages.h"
 #include "methods.h"
 #include "pipeline_type.h"
 #include "pool_type.h"
@@ -20,7 +21,7 @@
     X(max_connections_error)                                                      \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
     X(reads) X(recorder) X(providers) X(commands) X(execute_command)              \
-    X(queue_command) X(speller)
+    X(queue_command) X(speller) X(pubsub_hooks) X(read_response) X(push_log)
 #define STRINGS(X)                                                                 \
     X(str_add_reader, "add_reader")                                               \
     X(str_remove_reader, "remove_reader")                                         \
@@ -38,7 +39,27 @@
     X(str_execute_command, "execute_command")                                     \
     X(str_running_mark, "__asyncio_running_event_loop__")                         \
     X(str_immediate_execute, "immediate_execute_command")                         \
-    X(str_pipeline_execute, "pipeline_execute_command")
+    X(str_pipeline_execute, "pipeline_execute_command")                           \
+    X(str_type, "type")                                                           \
+    X(str_pattern, "pattern")                                                     \
+    X(str_channel, "channel")                                                     \
+    X(str_data, "data")                                                           \
+    X(str_message, "message")                                                     \
+    X(str_pmessage, "pmessage")                                                   \
+    X(str_smessage, "smessage")                                                   \
+    X(str_connection, "connection")                                               \
+    X(str_lease, "_lease")                                                        \
+    X(str_parser, "_parser")                                                      \
+    X(str_own_parser, "_offloop_parser")                                          \
+    X(str_read_response, "read_response")                                         \
+    X(str_health, "health_check_interval")                                        \
+    X(str_push_handler, "push_handler_func")                                      \
+    X(str_pushed, "pubsub_push_handler_func")                                     \
+    X(str_handles_push, "handle_pubsub_push_response")                            \
+    X(str_channels, "channels")                                                   \
+    X(str_patterns, "patterns")                                                   \
+    X(str_shard_channels, "shard_channels")                                       \
+    X(str_level, "level")
 
 /* _setup_redis(parse_error=..., ...): what the C code takes from redis-py. */
 static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -164,6 +185,8 @@ static int native_register(PyObject *module, struct core_state *st)
     n->execute_command = PyObject_GetAttr((PyObject *)n->client_type, n->str_execute_command);
     n->queue_command = PyObject_GetAttr((PyObject *)n->pipeline_type, n->str_execute_command);
     if (n->execute_command == NULL || n->queue_command == NULL)
+        return -1;
+    if (PyModule_AddFunctions(module, core_messages_functions) < 0)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -363,9 +363,7 @@ async def test_disconnect(server: Server) -> None:
         assert await client.client_setname("x") is True
 
 
-async def test_a_class_of_the_programs_own(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_class_of_the_programs_own(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is used as it is, and connects as it likes."""
     monkeypatch.undo()
 
@@ -386,9 +384,7 @@ async def test_a_class_of_the_programs_own(
     assert Own.made == 1
 
 
-async def test_a_connection_without_a_pool(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_without_a_pool(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     connection = aioredis.Connection(host="127.0.0.1", port=server.port)
     await connection.connect()

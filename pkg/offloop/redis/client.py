@@ -14,7 +14,7 @@ from typing import Any
 
 import redis.asyncio.client as base
 from redis._parsers.base import BaseParser
-from redis.asyncio.client import Monitor, PubSub
+from redis.asyncio.client import Monitor
 from redis.asyncio.observability import recorder
 from redis.commands.json.commands import JSONCommands
 from redis.commands.search import AsyncPipeline
@@ -36,6 +36,7 @@ from offloop.redis.connection import AbstractConnection, ConnectionPool, NativeC
 from offloop.redis.methods import native_methods
 from offloop.redis.modules import JSON, Search, TimeSeries
 from offloop.redis.pipeline import NativePipeline
+from offloop.redis.pubsub import PubSub
 from offloop.redis.retries import READS, settle_by
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
@@ -197,6 +198,14 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             shard_hint: kept for redis-py's signature.
         """
         return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def pubsub(self, **kwargs: Any) -> PubSub:
+        """A subscriber, which has a connection for itself.
+
+        Args:
+            kwargs: as for PubSub.
+        """
+        return PubSub(self.connection_pool, event_dispatcher=self._event_dispatcher, **kwargs)
 
     def ft(self, index_name: Any = "idx") -> Search:
         """The commands of the search module, for one index."""

@@ -27,6 +27,10 @@ __all__ = ["Connection", "HeldConnection", "SSLConnection", "UnixDomainSocketCon
 
 _CLOSED = "Connection closed by server."
 
+# So many replies may be taken in a row before others on the loop have their turn: a
+# worker goes on reading beside, and a reader that never waits would keep the loop.
+STREAK = 64
+
 
 class _Owner(Protocol):
     """The connection pool, as its connections see it."""
@@ -67,9 +71,12 @@ class HeldConnection(base.AbstractConnection):
     """What turns a connection of redis-py's into one that goes over a lease."""
 
     _offloop_owner: _Owner | None = None
+    _offloop_streak = 0  # replies taken without a wait
     _offloop_spare = False  # idle in its pool: it may be closed to make room
     _offloop_parser: Any = None  # redis-py's own, which has the handlers of messages
     _lease: _core.Lease | None = None
+    _reader: Any
+    _writer: Any
 
     # ---- connecting ---------------------------------------------------------------
 
@@ -97,7 +104,7 @@ class HeldConnection(base.AbstractConnection):
         elif self._lease is not None and not self._lease.usable:
             self._forget()  # a forked child: it is the parent's
         if self._channel() is None:
-            await super().connect()
+            await super().connect()  # type: ignore[no-untyped-call]
         else:
             await self.connect_check_health()
 
@@ -151,7 +158,7 @@ class HeldConnection(base.AbstractConnection):
     def _close(self) -> None:
         self._lease = None  # what _writer refers to still, and closes
         self._offloop_spare = False
-        super()._close()
+        super()._close()  # type: ignore[no-untyped-call]
 
     def set_parser(self, parser_class: Any) -> None:
         """Have replies parsed by another class, where they do not come over a lease."""
@@ -188,7 +195,7 @@ class HeldConnection(base.AbstractConnection):
                 self._forget()
             await self.connect_check_health(check_health=False)
         if check_health and self.health_check_interval:
-            await self.check_health()
+            await self.check_health()  # type: ignore[no-untyped-call]
         lease = self._lease
         if lease is None:
             await super().send_packed_command(command, check_health=False)
@@ -216,8 +223,7 @@ class HeldConnection(base.AbstractConnection):
 
     def _socket_is_empty(self) -> bool:
         if self._lease is None:
-            empty: bool = super()._socket_is_empty()
-            return empty
+            return bool(super()._socket_is_empty())  # type: ignore[no-untyped-call]
         return not self._lease.ready
 
     async def _heed(self, push: Any) -> Any:
@@ -229,11 +235,16 @@ class HeldConnection(base.AbstractConnection):
     async def _next(self, lease: _core.Lease, raw: bool, limit: float | None, push: Any) -> Any:
         """The next reply; Ellipsis when none has come within so many seconds."""
         until = None
+        self._offloop_streak += 1
+        if self._offloop_streak > STREAK:
+            self._offloop_streak = 0
+            await asyncio.sleep(0)
         if self._parser is not self._offloop_parser:  # somebody put his own in its place
             return await self._read_response_from_parser(raw, push)
         while True:
             found = lease.take(raw)
             if found is ...:
+                self._offloop_streak = 0
                 if limit is None:
                     await lease.wait(None)
                     continue
@@ -310,9 +321,7 @@ class HeldConnection(base.AbstractConnection):
                 raise ConnectionError(f"Error while reading from {where} : {error.args}") from error
             raise
         if self.health_check_interval:
-            self.next_health_check = (
-                asyncio.get_running_loop().time() + self.health_check_interval
-            )
+            self.next_health_check = asyncio.get_running_loop().time() + self.health_check_interval
         if isinstance(response, ResponseError):
             raise response from None
         return response

@@ -1,0 +1,104 @@
+"""Pub/sub: redis-py's PubSub, with a short cut for the messages.
+
+All of it is redis-py's own, on a Connection over a native lease. A published message, of
+which there are many, is made and handed over without redis-py's layers in between, as
+long as nobody has put anything of his own there: a subclass's method, a push handler,
+health checks, metrics. Everything else (confirmations, a connection that broke) goes
+through redis-py's code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import redis.asyncio.client as base
+from redis.exceptions import ConnectionError, ResponseError
+
+from offloop import _core
+from offloop._core import _next_message, _wait_message
+from offloop.redis.held import HeldConnection
+
+__all__ = ["PubSub"]
+
+_BASE: Any = base.PubSub
+
+# What the short cut leaves out: as soon as one of them is another, redis-py does it all.
+_core._setup_pubsub(
+    tuple(
+        (name, getattr(_BASE, name))
+        for name in ("parse_response", "handle_message", "check_health", "_execute")
+    ),
+    HeldConnection.read_response,
+    logging.getLogger("push_response"),
+)
+
+
+class PubSub(base.PubSub):
+    """redis.asyncio's PubSub; arguments and methods are the same."""
+
+    async def get_message(
+        self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0
+    ) -> Any:
+        """The next message, or None.
+
+        Cancelled, or without a message in time, it takes none away from the next call.
+
+        Args:
+            ignore_subscribe_messages: give None for confirmations.
+            timeout: seconds to wait; None: until there is one.
+
+        Raises:
+            ConnectionError: the connection broke, and cannot be made anew.
+        """
+        found = _next_message(self)
+        while found is ...:
+            if timeout is not None and (
+                timeout <= 0 or not await _wait_message(self, timeout)
+            ):
+                # At once, or never: the loop has its turn in any case.
+                return None if timeout > 0 else await super().get_message(
+                    ignore_subscribe_messages, timeout
+                )
+            if timeout is None:
+                await _wait_message(self, None)
+            found = _next_message(self)
+        if type(found) is dict:
+            return found
+        if found is None:  # or it is redis-py that connects and subscribes again
+            return await super().get_message(ignore_subscribe_messages, timeout)
+        return await self._hand_over(found, ignore_subscribe_messages)
+
+    async def listen(self) -> AsyncIterator[Any]:
+        """The messages, one after the other, for as long as there are subscriptions."""
+        while self.subscribed:
+            found = _next_message(self)
+            while found is ...:
+                await _wait_message(self, None)
+                found = _next_message(self)
+            if type(found) is not dict:
+                if found is None:
+                    found = await self.handle_message(await self.parse_response(block=True))
+                else:
+                    found = await self._hand_over(found, False)
+                if found is None:
+                    continue
+            yield found
+
+    async def _hand_over(self, found: tuple[Any, ...], ignore: bool) -> Any:
+        """A message to its handler; or what is no message: a confirmation, a reply."""
+        if len(found) == 2:
+            handler, message = found
+            if inspect.iscoroutinefunction(handler):
+                await handler(message)
+            else:
+                handler(message)
+            return None
+        (response,) = found
+        if type(response) is _core.Push:
+            response = await self.connection._heed(response)
+        if isinstance(response, (ConnectionError, ResponseError)):
+            raise response
+        return await self.handle_message(response, ignore) if response else None
