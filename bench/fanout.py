@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import redis
 import redis.asyncio
 from offloop import redis as offloop_redis
 from offloop.bench.options import BenchError
@@ -159,6 +160,12 @@ def fan_out(fanout: Fanout) -> dict[str, float]:
         raise BenchError(f"{what}:\n{done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def make_room(url: str, clients: int) -> None:
+    """Have the server take so many connections."""
+    with redis.Redis.from_url(url) as control:
+        control.config_set("maxclients", clients + 1000)
 
 
 def _raise_limit(descriptors: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from fanout import Fanout, fan_out, make_room
 from inflight import Flight, fly
 from methods import CALLS, Comparison, compare
 from mixed import Mix, mix
@@ -23,6 +24,8 @@ EACH_WAY_US = 500
 IN_FLIGHT = 100_000
 FEW_IN_FLIGHT = 1_000
 _PIPELINED_PER_SEC = 1_000_000
+SUBSCRIBERS = 1_000
+MANY_SUBSCRIBERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -327,6 +330,35 @@ def large(bench: Bench) -> None:
         bench.report.note(f"{name} meanwhile", f"{gets / 1e3:,.1f} k GETs/s, {bigs:,.1f} large/s")
 
 
+def pubsub(bench: Bench) -> None:
+    """One publisher and many subscribers beside redis.asyncio's."""
+
+    def audience(peer: str, kind: str, size: int) -> Callable[[], Numbers]:
+        return lambda: fan_out(Fanout(peer, kind, bench.url, size, bench.secs))
+
+    make_room(bench.url, MANY_SUBSCRIBERS)
+    measurements = {name: audience(name, "rate", SUBSCRIBERS) for name in ("asyncio", "offloop")}
+    measurements["memory"] = audience("offloop", "memory", MANY_SUBSCRIBERS)
+    rounds = bench.rounds_of(f"Pub/sub: 1 publisher, {SUBSCRIBERS:,} subscribers", measurements)
+    cpu = {name: rounds.median(name, "cpu_us") for name in ("asyncio", "offloop")}
+    bench.report.at_least(
+        "redis.asyncio's client CPU for a delivery to ours",
+        cpu["asyncio"] / cpu["offloop"],
+        5.0,
+        f"({cpu['asyncio']:.1f} us to {cpu['offloop']:.1f} us)",
+    )
+    bench.report.note(
+        "deliveries/s to redis.asyncio's",
+        f"{rounds.ratio('offloop', 'asyncio'):.2f}x {_rates(rounds, 'offloop', 'asyncio')}",
+    )
+    bench.report.at_most(
+        f"resident memory for a subscriber, {MANY_SUBSCRIBERS:,} of them",
+        rounds.median("memory", "bytes"),
+        8192,
+        " bytes",
+    )
+
+
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "get": get,
     "others": others,
@@ -335,5 +367,6 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "round_trip": round_trip,
     "in_flight": in_flight,
     "heartbeat": heartbeat,
+    "pubsub": pubsub,
     "methods": methods,
 }

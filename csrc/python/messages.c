@@ -34,114 +34,88 @@ static PyObject *setup_pubsub(PyObject *module, PyObject *args)
 
 /* ---- whether it may be taken ---------------------------------------------------------------- */
 
-/* Whether object's method of that name is function.  1, 0, or -1 with an exception. */
-static int has_method(PyObject *object, PyObject *name, PyObject *function)
+/* What obj has under name itself or by its class, as PyObject_GetAttr() finds it but for
+ * what a class computes; borrowed.  NULL: nothing, or an exception is set.
+ * It is a fraction of the cost, and of such looks there are a dozen for each message. */
+static PyObject *own_value(PyObject *obj, PyObject *name)
 {
-    PyObject *found = PyObject_GetAttr(object, name);
-    int same;
+    PyObject **dict = _PyObject_GetDictPtr(obj), *found = NULL;
 
-    if (found == NULL)
-        return -1;
-    same = PyMethod_Check(found) && PyMethod_GET_FUNCTION(found) == function &&
-           PyMethod_GET_SELF(found) == object;
-    Py_DECREF(found);
-    return same;
+    if (dict != NULL && *dict != NULL)
+        found = PyDict_GetItemWithError(*dict, name);
+    if (found == NULL && !PyErr_Occurred())
+        found = _PyType_Lookup(Py_TYPE(obj), name);
+    return found;
 }
 
-/* Whether object's attribute is value. */
-static int has_value(PyObject *object, PyObject *name, PyObject *value)
+/* Whether nobody reads from connection in a way of his own: its read_response is
+ * Connection's, there are no health checks, its parser is the one that it was made with,
+ * and that hands pushes to nobody, nor to a log. */
+static bool is_plain_connection(const struct core_native_state *n, PyObject *connection)
 {
-    PyObject *found = PyObject_GetAttr(object, name);
+    PyObject *health, *parser, *pushed, *level, *enabled = NULL;
+    bool plain;
 
-    if (found == NULL)
-        return -1;
-    Py_DECREF(found); /* compared only */
-    return found == value;
-}
-
-/* Whether pushes go to the parser's own handler, and that has nothing to log. */
-static int pushes_plainly(const struct core_native_state *n, PyObject *parser)
-{
-    PyObject *pushed = PyObject_GetAttr(parser, n->str_pushed), *own = NULL, *level = NULL;
-    PyObject *enabled;
-    int plain = -1;
-
-    if (pushed == NULL)
-        return -1;
-    own = PyObject_GetAttr(parser, n->str_handles_push);
-    if (own == NULL)
-        goto done;
-    plain = PyMethod_Check(pushed) && PyMethod_Check(own) &&
-            PyMethod_GET_FUNCTION(pushed) == PyMethod_GET_FUNCTION(own);
-    if (plain != 1)
-        goto done;
-    level = PyObject_GetAttr(n->push_log, n->str_level);
-    if (level == NULL) {
-        plain = -1;
-    } else if (PyLong_AsLong(level) <= LOG_DEBUG) {
-        enabled = PyObject_CallMethod(n->push_log, "isEnabledFor", "i", LOG_DEBUG);
-        plain = enabled == NULL ? -1 : PyObject_Not(enabled);
-        Py_XDECREF(enabled);
-    }
-done:
-    Py_XDECREF(level);
-    Py_XDECREF(own);
-    Py_DECREF(pushed);
-    return plain;
-}
-
-/* Whether nobody reads from connection in a way of his own. */
-static int is_plain_connection(const struct core_native_state *n, PyObject *connection)
-{
-    PyObject *health = PyObject_GetAttr(connection, n->str_health), *parser = NULL;
-    int plain;
-
+    if (own_value(connection, n->str_read_response) != n->read_response)
+        return false;
+    health = PyObject_GetAttr(connection, n->str_health); /* a slot of the class's */
     if (health == NULL)
-        return -1;
-    plain = PyObject_Not(health);
+        return false;
+    plain = PyObject_Not(health) == 1;
     Py_DECREF(health);
-    if (plain == 1)
-        plain = has_method(connection, n->str_read_response, n->read_response);
-    if (plain == 1) {
-        parser = PyObject_GetAttr(connection, n->str_parser);
-        plain = parser == NULL ? -1 : has_value(connection, n->str_own_parser, parser);
-    }
-    if (plain == 1 && PyObject_HasAttr(parser, n->str_pushed))
-        plain = pushes_plainly(n, parser);
-    Py_XDECREF(parser);
+    parser = plain ? PyObject_GetAttr(connection, n->str_parser) : NULL;
+    if (parser == NULL)
+        return false;
+    plain = own_value(connection, n->str_own_parser) == parser;
+    Py_DECREF(parser); /* the connection has it */
+    if (!plain)
+        return false;
+    pushed = own_value(parser, n->str_pushed);
+    if (pushed == NULL)
+        return !PyErr_Occurred(); /* RESP2: there are no pushes */
+    if (!PyMethod_Check(pushed) ||
+        PyMethod_GET_FUNCTION(pushed) != _PyType_Lookup(Py_TYPE(parser), n->str_handles_push))
+        return false;
+    level = own_value(n->push_log, n->str_level);
+    if (level != NULL && PyLong_Check(level) && PyLong_AsLong(level) > LOG_DEBUG)
+        return true;
+    enabled = PyObject_CallMethod(n->push_log, "isEnabledFor", "i", LOG_DEBUG);
+    plain = enabled != NULL && PyObject_Not(enabled) == 1;
+    Py_XDECREF(enabled);
     return plain;
 }
 
-static int is_plain_pubsub(const struct core_native_state *n, PyObject *pubsub)
+static bool is_plain_pubsub(const struct core_native_state *n, PyObject *pubsub)
 {
     Py_ssize_t i;
-    int plain = n->pubsub_hooks == NULL ? 0 : has_value(pubsub, n->str_push_handler, Py_None);
 
-    for (i = 0; plain == 1 && i < PyTuple_GET_SIZE(n->pubsub_hooks); i++) {
+    if (n->pubsub_hooks == NULL || own_value(pubsub, n->str_push_handler) != Py_None)
+        return false;
+    for (i = 0; i < PyTuple_GET_SIZE(n->pubsub_hooks); i++) {
         PyObject *pair = PyTuple_GET_ITEM(n->pubsub_hooks, i);
 
-        plain = has_method(pubsub, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
+        if (own_value(pubsub, PyTuple_GET_ITEM(pair, 0)) != PyTuple_GET_ITEM(pair, 1))
+            return false;
     }
-    return plain;
+    return true;
 }
 
-/* The lease of pubsub's connection, a new reference; NULL without an exception: there is
- * none. */
-static PyObject *lease_of_pubsub(const struct core_native_state *n, PyObject *pubsub,
-                                 PyObject **connection)
+/* The lease to take pubsub's messages from, a new reference; NULL: redis-py has to. */
+static struct core_lease *plain_lease(struct core_state *st, PyObject *pubsub)
 {
-    PyObject *lease;
+    const struct core_native_state *n = &st->native;
+    PyObject *connection = own_value(pubsub, n->str_connection), *lease = NULL;
 
-    *connection = PyObject_GetAttr(pubsub, n->str_connection);
-    if (*connection == NULL)
-        return NULL;
-    lease = PyObject_GetAttr(*connection, n->str_lease);
-    if (lease == NULL) {
-        PyErr_Clear(); /* a connection of another kind, or None */
-    } else if (!Py_IS_TYPE(lease, n->lease_type)) {
+    if (connection != NULL && connection != Py_None)
+        lease = own_value(connection, n->str_lease);
+    if (lease == NULL || !Py_IS_TYPE(lease, n->lease_type) || !is_plain_pubsub(n, pubsub))
+        lease = NULL;
+    Py_XINCREF(lease);
+    if (lease != NULL && (!is_plain_connection(n, connection) || core_observed(st, true) != 0))
         Py_CLEAR(lease);
-    }
-    return lease;
+    if (lease == NULL)
+        PyErr_Clear(); /* whatever it was, redis-py will meet it as well */
+    return (struct core_lease *)lease;
 }
 
 /* ---- messages --------------------------------------------------------------------------------- */
@@ -201,7 +175,7 @@ static PyObject *with_handler(const struct core_native_state *n, PyObject *pubsu
                                                 : n->str_shard_channels;
     PyObject *key = PyDict_GetItemWithError(message, kind == n->str_pmessage ? n->str_pattern
                                                                              : n->str_channel);
-    PyObject *handlers = PyObject_GetAttr(pubsub, where), *handler = NULL, *result = NULL;
+    PyObject *handlers = Py_XNewRef(own_value(pubsub, where)), *handler = NULL, *result = NULL;
     int truth = 0;
 
     if (handlers == NULL || key == NULL)
@@ -227,93 +201,68 @@ done:
     return result;
 }
 
-/* The next reply of a lease that may be taken from. */
-static PyObject *take(const struct core_native_state *n, PyObject *pubsub, struct core_lease *lease)
+/* A reply as _next_message() gives it. */
+static PyObject *found(struct core_lease *lease, PyObject *pubsub, const struct rds_arena *arena)
+{
+    const struct core_native_state *n = &lease->st->native;
+    uint32_t at = 0;
+    PyObject *kind = kind_of(n, arena, &at), *value, *reply;
+
+    if (kind != NULL) {
+        value = message_of(lease, kind, arena, at);
+        return value == NULL ? NULL : with_handler(n, pubsub, kind, value);
+    }
+    reply = core_lease_reply(lease, arena, false);
+    value = reply == NULL ? NULL : PyTuple_Pack(1, reply);
+    Py_XDECREF(reply);
+    return value;
+}
+
+static PyObject *next_message(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     struct rds_received *received = NULL;
-    PyObject *kind, *value, *reply;
-    uint32_t at = 0;
+    struct core_lease *lease;
+    PyObject *value = NULL;
     const char *why;
     int err;
 
-    if (!core_lease_usable(lease))
-        Py_RETURN_NONE;
-    err = rds_held_lost(lease->rds, &why); /* before the look: what came first is first */
-    if (lease->streak >= STREAK) {
-        lease->streak = 0;
-        return Py_NewRef(Py_Ellipsis); /* waiting for what is there takes a turn of the loop */
-    }
-    received = rds_held_take(lease->rds);
-    if (received == NULL) {
-        lease->streak = 0;
-        return Py_NewRef(err != RT_OK ? Py_None : Py_Ellipsis);
-    }
-    lease->streak++;
-    kind = kind_of(n, &received->arena, &at);
-    if (kind != NULL) {
-        value = message_of(lease, kind, &received->arena, at);
-        if (value != NULL)
-            value = with_handler(n, pubsub, kind, value);
-    } else {
-        reply = core_lease_reply(lease, &received->arena, false);
-        value = reply == NULL ? NULL : PyTuple_Pack(1, reply);
-        Py_XDECREF(reply);
-    }
-    rds_received_free(received);
-    return value;
-}
-
-static PyObject *next_message(PyObject *module, PyObject *pubsub)
-{
-    struct core_state *st = core_state_of(module);
-    const struct core_native_state *n = &st->native;
-    PyObject *connection, *lease = lease_of_pubsub(n, pubsub, &connection), *value = NULL;
-    int plain = lease == NULL ? 0 : is_plain_pubsub(n, pubsub);
-
-    if (plain == 1)
-        plain = is_plain_connection(n, connection);
-    if (plain == 1 && core_observed(st, true) != 0) {
-        PyErr_Clear(); /* redis-py will meet it as well */
-        plain = 0;
-    }
-    if (plain == 1) {
-        value = take(n, pubsub, (struct core_lease *)lease);
-    } else if (connection != NULL && (plain == 0 || PyErr_ExceptionMatches(PyExc_AttributeError))) {
-        PyErr_Clear(); /* something is not as usual: redis-py's way */
-        value = Py_NewRef(Py_None);
-    }
-    Py_XDECREF(lease);
-    Py_XDECREF(connection);
-    return value;
-}
-
-static PyObject *wait_message(PyObject *module, PyObject *args)
-{
-    const struct core_native_state *n = &core_state_of(module)->native;
-    PyObject *pubsub, *timeout, *connection, *lease, *fut = NULL;
-
-    if (!PyArg_UnpackTuple(args, "_wait_message", 2, 2, &pubsub, &timeout))
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "_next_message() takes a PubSub and a timeout");
         return NULL;
-    lease = lease_of_pubsub(n, pubsub, &connection);
-    if (lease != NULL)
-        fut = core_lease_wait(lease, timeout);
-    else if (!PyErr_Occurred())
-        PyErr_SetString(n->connection_error, "Connection closed by server.");
-    Py_XDECREF(lease);
-    Py_XDECREF(connection);
-    return fut;
+    }
+    lease = plain_lease(core_state_of(module), args[0]);
+    if (lease == NULL || !core_lease_usable(lease)) {
+        Py_XDECREF(lease);
+        Py_RETURN_NONE;
+    }
+    err = rds_held_lost(lease->rds, &why); /* before the look: what came first is first */
+    /* After some in a row it waits, for what is there: that takes a turn of the loop. */
+    if (lease->streak < STREAK)
+        received = rds_held_take(lease->rds);
+    if (received != NULL) {
+        lease->streak++;
+        value = found(lease, args[0], &received->arena);
+        rds_received_free(received);
+    } else if (err != RT_OK && lease->streak < STREAK) {
+        value = Py_NewRef(Py_None); /* redis-py connects and subscribes again */
+    } else if (args[1] != Py_None && PyFloat_AsDouble(args[1]) <= 0 && !PyErr_Occurred()) {
+        value = Py_NewRef(Py_None); /* it looks once, and gives the loop a turn */
+    } else if (!PyErr_Occurred()) {
+        lease->streak = 0;
+        value = core_lease_wait((PyObject *)lease, args[1]);
+    }
+    Py_DECREF(lease);
+    return value;
 }
 
 PyMethodDef core_messages_functions[] = {
     { "_setup_pubsub", setup_pubsub, METH_VARARGS,
       "_setup_pubsub($module, hooks, read_response, log, /)\n--\n\n"
       "Tell which methods may be left out as long as nobody has replaced them." },
-    { "_next_message", next_message, METH_O,
-      "_next_message($module, pubsub, /)\n--\n\n"
+    { "_next_message", (PyCFunction)(void (*)(void))next_message, METH_FASTCALL,
+      "_next_message($module, pubsub, timeout, /)\n--\n\n"
       "A published message, a dict; (handler, message), where it has one; (reply,), which is\n"
-      "something else; Ellipsis: wait for it; None: ask redis-py." },
-    { "_wait_message", wait_message, METH_VARARGS,
-      "_wait_message($module, pubsub, timeout, /)\n--\n\n"
-      "The awaitable of there being one: False when there is none in time." },
+      "something else; None: ask redis-py; or a Future: there is none, and its result says\n"
+      "whether there was one before so many seconds were over." },
     { NULL, NULL, 0, NULL },
 };

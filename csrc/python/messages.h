@@ -2,7 +2,7 @@
  *
  * For: offloop.redis.PubSub, where a message costs more in redis-py's layers than on the
  * way there.  _next_message(pubsub) gives the next one as the dict that redis-py makes of
- * it, _wait_message(pubsub, timeout) waits for one.
+ * it, or what to wait for until there is one.
  *
  * Correct: nothing of redis-py's is left out that anybody could see.  Before each message
  * it is looked whether somebody has put something of his own in the place of what is

@@ -290,6 +290,8 @@ void rds_held_sent(struct rds_conn *conn)
 {
     struct rds_held *held = held_of(conn);
 
+    if (atomic_load_explicit(&held->gone, memory_order_relaxed) == conn->written - held->from)
+        return;
     atomic_store(&held->gone, conn->written - held->from);
     rt_fence(); /* Partner: wait(). */
     if (atomic_load(&held->writer) != NULL && rds_held_unsent(conn->lease) <= RDS_HELD_LOW)

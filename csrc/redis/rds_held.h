@@ -76,7 +76,7 @@ struct rds_held {
     struct rt_stack outbox;          /* chunks */
     _Atomic uint64_t given, gone;    /* bytes handed in, and sent */
     _Atomic int lost;                /* enum rt_err once the connection is */
-    char why[192];                   /* the reason, written before `lost` */
+    char why[128];                   /* the reason, written before `lost` */
 
     /* Who holds the connection. */
     struct rds_received *coming;     /* its reply is being read */

@@ -9,6 +9,7 @@ SELECT ...), and those go over leases of the channel.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.auth.token import TokenInterface
+from redis.driver_info import DriverInfo, resolve_driver_info
 
 from offloop import _core
 from offloop.pool import Pool
@@ -50,7 +52,16 @@ _CLOSE_TIMEOUT = 5.0
 
 _HELD = frozenset(OURS.values())
 
+# Options that say what the connection calls itself.
+_DRIVER = frozenset({"driver_info", "lib_name", "lib_version"})
+
 _PoolT = TypeVar("_PoolT", bound="NativeChannel")
+
+
+@functools.cache
+def _driver_info() -> DriverInfo | None:
+    """What a connection calls itself where nothing else is said."""
+    return resolve_driver_info()
 
 
 def _check_workers(workers: int | None) -> int | None:
@@ -224,12 +235,18 @@ class NativeChannel:
     def make_connection(self) -> AbstractConnection:
         """A new connection, logged in as the channel is once it is connected."""
         connection: AbstractConnection
-        if self._offloop_login is None:
-            connection = super().make_connection()  # type: ignore[misc]
-        else:
-            connection = self.connection_class(**{**self.connection_kwargs, **self._offloop_login})
-        if type(connection) in _HELD:
+        login = self._offloop_login or {}
+        if self.connection_class in _HELD:
+            # What is the same for all of them is made once: ten thousand of them are few.
+            alike = {"event_dispatcher": self._event_dispatcher}  # type: ignore[attr-defined]
+            if _DRIVER.isdisjoint(self.connection_kwargs):
+                alike["driver_info"] = _driver_info()
+            connection = self.connection_class(**{**alike, **self.connection_kwargs, **login})
             connection._offloop_owner = self  # type: ignore[attr-defined]
+        elif login:
+            connection = self.connection_class(**{**self.connection_kwargs, **login})
+        else:
+            connection = super().make_connection()  # type: ignore[misc]
         return connection
 
     async def release(self, connection: AbstractConnection) -> None:

@@ -67,8 +67,32 @@ class _Stream:
         return default
 
 
+class MadeWhenUsed:
+    """A set among an object's attributes that takes no memory while it is empty."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_offloop_{name}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        made = vars(instance).get(self._name)
+        if made is None:
+            made = vars(instance)[self._name] = set()
+        return made
+
+    def __set__(self, instance: Any, value: set[Any]) -> None:
+        if value:
+            vars(instance)[self._name] = value
+        else:
+            vars(instance).pop(self._name, None)
+
+
 class HeldConnection(base.AbstractConnection):
     """What turns a connection of redis-py's into one that goes over a lease."""
+
+    _processed_start_maint_notifications = MadeWhenUsed()
+    _skipped_end_maint_notifications = MadeWhenUsed()
 
     _offloop_owner: _Owner | None = None
     _offloop_streak = 0  # replies taken without a wait

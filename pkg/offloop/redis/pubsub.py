@@ -18,8 +18,8 @@ import redis.asyncio.client as base
 from redis.exceptions import ConnectionError, ResponseError
 
 from offloop import _core
-from offloop._core import _next_message, _wait_message
-from offloop.redis.held import HeldConnection
+from offloop._core import Future, _next_message
+from offloop.redis.held import HeldConnection, MadeWhenUsed
 
 __all__ = ["PubSub"]
 
@@ -39,6 +39,11 @@ _core._setup_pubsub(
 class PubSub(base.PubSub):
     """redis.asyncio's PubSub; arguments and methods are the same."""
 
+    # Nearly always empty, and there may be ten thousand of us.
+    pending_unsubscribe_channels = MadeWhenUsed()
+    pending_unsubscribe_patterns = MadeWhenUsed()
+    pending_unsubscribe_shard_channels = MadeWhenUsed()
+
     async def get_message(
         self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0
     ) -> Any:
@@ -53,18 +58,11 @@ class PubSub(base.PubSub):
         Raises:
             ConnectionError: the connection broke, and cannot be made anew.
         """
-        found = _next_message(self)
-        while found is ...:
-            if timeout is not None and (
-                timeout <= 0 or not await _wait_message(self, timeout)
-            ):
-                # At once, or never: the loop has its turn in any case.
-                return None if timeout > 0 else await super().get_message(
-                    ignore_subscribe_messages, timeout
-                )
-            if timeout is None:
-                await _wait_message(self, None)
-            found = _next_message(self)
+        found = _next_message(self, timeout)
+        while type(found) is Future:
+            if not await found:
+                return None
+            found = _next_message(self, timeout)
         if type(found) is dict:
             return found
         if found is None:  # or it is redis-py that connects and subscribes again
@@ -74,10 +72,10 @@ class PubSub(base.PubSub):
     async def listen(self) -> AsyncIterator[Any]:
         """The messages, one after the other, for as long as there are subscriptions."""
         while self.subscribed:
-            found = _next_message(self)
-            while found is ...:
-                await _wait_message(self, None)
-                found = _next_message(self)
+            found = _next_message(self, None)
+            while type(found) is Future:
+                await found
+                found = _next_message(self, None)
             if type(found) is not dict:
                 if found is None:
                     found = await self.handle_message(await self.parse_response(block=True))
