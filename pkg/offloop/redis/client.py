@@ -267,7 +267,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             ``timeouts``, ``cancelled``, ``dropped_replies``, ``pushes``,
             ``retained_unsent``; ``blocking_commands``, ``leases`` (connections for one
             of them each, open now), ``leases_idle``, ``leases_high_water``,
-            ``leases_opened``, ``waiting_for_lease`` (commands); and ``pool``, which is
+            ``leases_opened``, ``waiting_for_lease`` (commands), ``held`` (of the leases, those of
+            pub/sub and the like), ``held_pushes`` (RESP3 messages for them); and ``pool``, which is
             the pool's stats(). Always counted; may be called from any thread. Empty
             but for ``pool`` where the connection pool is redis-py's.
         """

@@ -78,7 +78,8 @@ class PubSub(base.PubSub):
                 found = _next_message(self, None)
             if type(found) is not dict:
                 if found is None:
-                    found = await self.handle_message(await self.parse_response(block=True))
+                    response = await self.parse_response(block=True)
+                    found = await self.handle_message(response)  # type: ignore[no-untyped-call]
                 else:
                     found = await self._hand_over(found, False)
                 if found is None:
@@ -96,7 +97,10 @@ class PubSub(base.PubSub):
             return None
         (response,) = found
         if type(response) is _core.Push:
-            response = await self.connection._heed(response)
+            connection: Any = self.connection
+            response = await connection._heed(response)
         if isinstance(response, (ConnectionError, ResponseError)):
             raise response
-        return await self.handle_message(response, ignore) if response else None
+        if not response:
+            return None
+        return await self.handle_message(response, ignore)  # type: ignore[no-untyped-call]
