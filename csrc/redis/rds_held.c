@@ -5,6 +5,8 @@
 
 #include "rds_lease.h"
 
+#define SMALL_BUFFER ((size_t)384) /* what the reader of each of thousands may keep */
+
 static struct rds_held *held_of(const struct rds_conn *conn)
 {
     return &conn->lease->held;
@@ -335,7 +337,7 @@ void rds_held_tell(struct rds_conn *conn)
         return;
     held->fresh = false;
     if (conn->ctx != NULL) /* the same read may have ended it */
-        rds_lease_shrink(conn);
+        rds_lease_shrink(conn, SMALL_BUFFER);
     rt_fence(); /* Partner: wait(). */
     wake(&held->reader, RT_OK);
 }

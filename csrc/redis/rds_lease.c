@@ -95,12 +95,12 @@ void rds_lease_sending(struct rds_lease *lease, struct rds_job *job)
     rt_source_due(&lease->conn.source, until);
 }
 
-void rds_lease_shrink(struct rds_conn *conn)
+void rds_lease_shrink(struct rds_conn *conn, size_t keep)
 {
     redisReader *r = conn->ctx->reader;
     sds small;
 
-    if (r->pos != r->len || sdsalloc(r->buf) <= SMALL_BUFFER)
+    if (r->pos != r->len || sdsalloc(r->buf) <= keep)
         return;
     small = sdsempty();
     if (small == NULL)
@@ -119,7 +119,7 @@ void rds_lease_finished(struct rds_lease *lease)
     if (atomic_load(&lease->held.on) && !conn->spoiled)
         return; /* it was given for good */
     if (clean)
-        rds_lease_shrink(conn);
+        rds_lease_shrink(conn, SMALL_BUFFER);
     if (rds_lease_move(lease, RDS_LEASE_TAKEN, clean ? RDS_LEASE_IDLE : RDS_LEASE_DEAD))
         rds_lease_report(lease);
 }

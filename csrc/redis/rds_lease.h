@@ -157,8 +157,9 @@ void rds_lease_kill(struct rds_lease *lease);
 /* The same, to be closed by whoever looks at it next. */
 void rds_lease_let_die(struct rds_lease *lease);
 
-/* Give up memory that large replies needed.  Thread: who holds the connection. */
-void rds_lease_shrink(struct rds_conn *conn);
+/* Give up memory that larger replies needed, but for so many bytes.
+ * Thread: who holds the connection. */
+void rds_lease_shrink(struct rds_conn *conn, size_t keep);
 
 static inline bool rds_lease_move(struct rds_lease *lease, uint32_t from, uint32_t to)
 {

@@ -259,6 +259,9 @@ class NativeChannel:
     async def re_auth_callback(self, token: TokenInterface) -> None:
         """A credential provider has a new token: use it on the connections there are."""
         await super().re_auth_callback(token)  # type: ignore[misc]
+        for connection in self._available_connections:  # type: ignore[attr-defined]
+            if isinstance(connection, HeldConnection):
+                connection.set_aside()  # those that were made anew for it, too
         if self._offloop_channel is not None:
             self._offloop_channel.renewed()
             await self._authenticate(token.try_get("oid"), token.get_value())

@@ -199,7 +199,9 @@ class HeldConnection(base.AbstractConnection):
 
     def set_aside(self) -> None:
         """It goes back to its pool: it may be closed there when another needs the room."""
-        if self._lease is not None and self._re_auth_token is None and not self._should_reconnect:
+        if self._lease is None or self._re_auth_token is not None or self._should_reconnect:
+            return
+        if not self._offloop_spare:
             self._offloop_spare = True
             self._lease.spare()
 
