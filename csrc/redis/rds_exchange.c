@@ -94,7 +94,8 @@ void rds_exchange_take(struct rds_conn *conn)
             conn->company_run = 0;
         }
         conn->company_run++;
-        foreign = foreign || (conn->loan != NULL && job->mailbox != conn->loan->mailbox);
+        foreign = foreign || (conn->loan != NULL && (job->mailbox != conn->loan->mailbox ||
+                                                     rds_job_of(job)->holds));
         rt_joblist_append(&conn->pending, job);
         if (job->deadline < due)
             due = job->deadline;

@@ -24,6 +24,7 @@ from offloop.redis.held import HeldConnection, MadeWhenUsed
 __all__ = ["PubSub"]
 
 _BASE: Any = base.PubSub
+_SUBSCRIBED: Any = _BASE.subscribed
 
 # What the short cut leaves out: as soon as one of them is another, redis-py does it all.
 _core._setup_pubsub(
@@ -71,7 +72,8 @@ class PubSub(base.PubSub):
 
     async def listen(self) -> AsyncIterator[Any]:
         """The messages, one after the other, for as long as there are subscriptions."""
-        while self.subscribed:
+        plain = type(self).subscribed is _SUBSCRIBED
+        while self.channels or self.patterns or self.shard_channels if plain else self.subscribed:
             found = _next_message(self, None)
             while type(found) is Future:
                 await found
