@@ -6,7 +6,14 @@
  * first, so that connections and deadlines are always waited for while any
  * worker is free.
  *
- * Workers block all signals before they start and never touch Python. */
+ * Workers block all signals before they start.
+ *
+ * A job may need a lock of the pool's owner, one that is dear to take: Python's
+ * GIL.  Such a job is `hosted`.  The first one takes the lock itself and sets
+ * `held`; the next ones find it held.  Before a worker does anything else, be it
+ * another kind of job, a look at the connections or sleep, it lets go of it
+ * through the pool's host.  So the lock is taken once for all calls that wait, and
+ * never held where a worker waits. */
 #ifndef RT_WORKER_H
 #define RT_WORKER_H
 
@@ -18,6 +25,15 @@
 #define RT_EVENTS 64 /* events fetched by one epoll_wait */
 
 struct rt_pool;
+struct rt_worker;
+
+/* The owner of what hosted jobs hold. */
+struct rt_host {
+    /* Let go of it: `held` is false afterwards.  Thread: the worker. */
+    void (*leave)(struct rt_worker *worker);
+    /* The thread ends; nothing is held.  Called for workers with a guest only. */
+    void (*ended)(struct rt_worker *worker);
+};
 
 /* Counted by the worker alone, read by anybody. */
 struct rt_worker_stats {
@@ -32,7 +48,14 @@ struct rt_worker {
     struct rt_pool *pool;
     unsigned index;
     bool leading;
+    bool held;   /* the host's lock is held by this thread */
+    void *guest; /* the host's own, of this thread; NULL at first */
     struct rt_worker_stats stats;
+
+    struct rt_stack inbox;       /* turns of the lanes that are pinned to it */
+    struct rt_job *turns;        /* taken from there; the worker's own */
+    bool shared_next;            /* it ran one of those: the queue has its turn */
+    _Atomic uint32_t lanes;      /* how many are pinned to it */
 
     /* What a turn of the poller has fetched and not handled yet. */
     struct rt_node *todo;
@@ -46,5 +69,8 @@ int rt_worker_start(struct rt_worker *worker);
 /* Let somebody else lead, since this worker will be busy.  No-op when it does
  * not lead.  Thread: the worker itself. */
 void rt_worker_pass_lead(struct rt_worker *worker);
+
+/* Let go of what hosted jobs left held.  Thread: the worker itself. */
+void rt_worker_leave(struct rt_worker *worker);
 
 #endif
