@@ -5,6 +5,13 @@
 
 #include "rt_pool.h"
 
+static _Thread_local struct rt_worker *current;
+
+struct rt_worker *rt_worker_current(void)
+{
+    return current;
+}
+
 /* Whether a worker that leads may run a job itself.  In a pool that carries
  * connections the last free worker keeps to them, unless it is the only one:
  * calls that take long must not hold up replies. */
@@ -143,6 +150,7 @@ static void *worker_main(void *arg)
     struct rt_pool *pool = worker->pool;
     char name[16];
 
+    current = worker;
     /* By the thread itself: nobody else may touch one that may have ended. */
     snprintf(name, sizeof name, "offloop-w%u", worker->index % 10000);
     (void)pthread_setname_np(pthread_self(), name);

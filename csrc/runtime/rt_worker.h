@@ -70,6 +70,9 @@ int rt_worker_start(struct rt_worker *worker);
  * not lead.  Thread: the worker itself. */
 void rt_worker_pass_lead(struct rt_worker *worker);
 
+/* The worker whose thread this is, or NULL. */
+struct rt_worker *rt_worker_current(void);
+
 /* Let go of what hosted jobs left held.  Thread: the worker itself. */
 void rt_worker_leave(struct rt_worker *worker);
 
