@@ -365,7 +365,7 @@ done:
 }
 
 /* Drop everything: the loop is closed, nobody can be woken. */
-static void discard(struct core_bridge *bridge)
+void core_bridge_discard(struct core_bridge *bridge)
 {
     struct rt_job *base;
 
@@ -398,7 +398,7 @@ static void discard(struct core_bridge *bridge)
 }
 
 /* Whether the bridge's loop can never run again. */
-static bool loop_is_gone(struct core_bridge *bridge)
+bool core_bridge_is_homeless(struct core_bridge *bridge)
 {
     PyObject *loop = core_weak_borrowed(bridge->loop_ref), *answer;
     bool closed = true;
@@ -416,12 +416,6 @@ static bool loop_is_gone(struct core_bridge *bridge)
     return closed;
 }
 
-void core_bridge_reap_one(struct core_bridge *bridge)
-{
-    if (loop_is_gone(bridge))
-        discard(bridge);
-}
-
 void core_bridge_reap(struct core_pool *pool)
 {
     struct core_bridge *bridge = pool->bridges, *gone[16];
@@ -432,8 +426,8 @@ void core_bridge_reap(struct core_pool *pool)
             gone[count++] = (struct core_bridge *)Py_NewRef(bridge);
     }
     for (i = 0; i < count; i++) {
-        if (loop_is_gone(gone[i]))
-            discard(gone[i]);
+        if (core_bridge_is_homeless(gone[i]))
+            core_bridge_discard(gone[i]);
         Py_DECREF(gone[i]);
     }
     /* The rest, if any, has its turn at the next call. */
@@ -645,7 +639,7 @@ static int call_in_loop(struct core_bridge *bridge, const char *method)
 {
     PyObject *loop = core_weak_borrowed(bridge->loop_ref), *call, *done = NULL;
 
-    if (loop == NULL || loop_is_gone(bridge))
+    if (loop == NULL || core_bridge_is_homeless(bridge))
         return 0;
     Py_INCREF(loop);
     call = PyObject_GetAttrString((PyObject *)bridge, method);

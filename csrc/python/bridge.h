@@ -111,8 +111,10 @@ void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel);
  * given back. */
 int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
 
-/* Drop what came home to this bridge, if its loop is gone.  Thread: any, GIL held. */
-void core_bridge_reap_one(struct core_bridge *bridge);
+/* Whether the bridge's loop is closed or gone, and drop what came home for it.
+ * Thread: any, GIL held. */
+bool core_bridge_is_homeless(struct core_bridge *bridge);
+void core_bridge_discard(struct core_bridge *bridge);
 
 static inline struct core_job *core_job_of(struct rt_job *base)
 {

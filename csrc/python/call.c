@@ -145,26 +145,19 @@ void core_call_invoke(struct core_call *call)
 static void run_call(struct rt_job *base, struct rt_worker *worker)
 {
     struct core_job *job = core_job_of(base);
-    struct core_bridge *bridge = job->bridge;
-    struct core_pool *pool = bridge->pool;
+    struct core_pool *pool = job->bridge->pool;
 
     if (!core_host_enter(worker, pool)) {
         rt_pool_complete(base, RT_ECLOSED);
         return;
     }
     if (pool->broken) {
-        rt_pool_complete(base, RT_EREFUSED);
+        rt_worker_finish(worker, base, RT_EREFUSED);
     } else {
         core_call_invoke(job->call);
         if (job->call->raised)
             job->call->outcome = tame(job->call->outcome);
-        rt_pool_complete(base, RT_OK);
-    }
-    /* The GIL is held: neither the job nor the bridge has gone anywhere yet. */
-    if (core_weak_borrowed(bridge->loop_ref) == NULL) {
-        Py_INCREF(bridge);
-        core_bridge_reap_one(bridge);
-        Py_DECREF(bridge);
+        rt_worker_finish(worker, base, RT_OK);
     }
 }
 

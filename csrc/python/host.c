@@ -1,5 +1,6 @@
 #include "host.h"
 
+#include "bridge.h"
 #include "errors.h"
 #include "pool_type.h"
 
@@ -11,10 +12,28 @@ struct guest {
     bool known;       /* it was introduced to Python */
 };
 
+/* What is about to go home to a loop that is closed is dropped here and now: nobody
+ * may ever look for it there.  Looked at once for all that was done in a row. */
+static void drop_if_homeless(struct rt_worker *worker)
+{
+    struct core_bridge *bridge;
+
+    if (worker->finished.head == NULL)
+        return;
+    bridge = core_job_of(worker->finished.head)->bridge;
+    if (!core_bridge_is_homeless(bridge))
+        return;
+    Py_INCREF(bridge);
+    rt_worker_post(worker);
+    core_bridge_discard(bridge);
+    Py_DECREF(bridge);
+}
+
 static void leave(struct rt_worker *worker)
 {
     const struct guest *guest = worker->guest;
 
+    drop_if_homeless(worker);
     worker->held = false;
     (void)PyEval_SaveThread();
     /* Partner: the look at it in core_host_quit(). */

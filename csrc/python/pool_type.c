@@ -291,6 +291,7 @@ static PyObject *pool_give_up(PyObject *op, PyObject *unused)
     struct core_bridge *bridge = pool->bridges;
 
     (void)unused;
+    rt_pool_stop_waiting(pool->rt);
     while (bridge != NULL) {
         struct core_bridge *next;
 

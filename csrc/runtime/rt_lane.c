@@ -152,6 +152,7 @@ static void run_turn(struct rt_job *turn, struct rt_worker *worker)
             continue;
         if (!job->hosted)
             rt_worker_leave(worker);
+        rt_worker_post(worker);
         job->run(job, worker);
         if (rt_pool_forked(pool))
             return; /* the rest is the parent's */

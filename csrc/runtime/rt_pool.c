@@ -493,6 +493,16 @@ int rt_pool_close(struct rt_pool *pool, uint64_t stop_at, struct rt_job *job)
     return RT_OK;
 }
 
+void rt_pool_stop_waiting(struct rt_pool *pool)
+{
+    struct rt_job *job = __atomic_load_n(&pool->close_job, __ATOMIC_SEQ_CST);
+
+    if (job != NULL && job != CLOSE_JOB_TAKEN &&
+        __atomic_compare_exchange_n(&pool->close_job, &job, NULL, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST))
+        rt_pool_complete(job, RT_ETIMEOUT);
+}
+
 /* Called by workers between what they do, so that the last thing to end is
  * noticed by whoever ended it. */
 bool rt_pool_check_stopped(struct rt_pool *pool)

@@ -110,6 +110,10 @@ void rt_pool_complete(struct rt_job *job, int err);
  * Thread: any.  Blocks: no. */
 int rt_pool_close(struct rt_pool *pool, uint64_t stop_at, struct rt_job *job);
 
+/* Send the job of rt_pool_close() home now, with RT_ETIMEOUT: a worker does not end.
+ * Thread: any.  Blocks: no. */
+void rt_pool_stop_waiting(struct rt_pool *pool);
+
 /* Wait until every worker has ended or `until` passed; whether they have.
  * Thread: any but a worker.  GIL: must not be held.  Blocks: yes. */
 bool rt_pool_wait(struct rt_pool *pool, uint64_t until);

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stdio.h>
 
+#include "rt_mailbox.h"
 #include "rt_pool.h"
 
 static _Thread_local struct rt_worker *current;
@@ -78,6 +79,21 @@ void rt_worker_leave(struct rt_worker *worker)
 {
     if (worker->held)
         worker->pool->host->leave(worker);
+    rt_worker_post(worker);
+}
+
+void rt_worker_post(struct rt_worker *worker)
+{
+    if (worker->finished.head != NULL)
+        rt_mailbox_post(worker->finished.head->mailbox, &worker->finished);
+}
+
+void rt_worker_finish(struct rt_worker *worker, struct rt_job *job, int err)
+{
+    if (worker->finished.head != NULL && worker->finished.head->mailbox != job->mailbox)
+        rt_worker_post(worker);
+    rt_job_finish(job, err);
+    rt_joblist_append(&worker->finished, job);
 }
 
 /* Take turns in the poller until there is a job to run or the pool stops.  The job,
@@ -169,6 +185,7 @@ static void *worker_main(void *arg)
         }
         if (job == NULL)
             continue;
+        rt_worker_post(worker);
         job->run(job, worker);
         /* A forked child comes out of the job that forked: all else is the parent's. */
         if (rt_pool_forked(pool))

@@ -13,12 +13,16 @@
  * `held`; the next ones find it held.  Before a worker does anything else, be it
  * another kind of job, a look at the connections or sleep, it lets go of it
  * through the pool's host.  So the lock is taken once for all calls that wait, and
- * never held where a worker waits. */
+ * never held where a worker waits.
+ *
+ * What hosted jobs finished goes home when the worker has let go, so that who is woken
+ * finds the lock free; or before the next job begins, which may take long. */
 #ifndef RT_WORKER_H
 #define RT_WORKER_H
 
 #include <pthread.h>
 
+#include "rt_job.h"
 #include "rt_poller.h"
 #include "rt_queue.h"
 
@@ -49,6 +53,7 @@ struct rt_worker {
     unsigned index;
     bool leading;
     bool held;   /* the host's lock is held by this thread */
+    struct rt_joblist finished; /* by hosted jobs, all of one mailbox; not posted yet */
     void *guest; /* the host's own, of this thread; NULL at first */
     struct rt_worker_stats stats;
 
@@ -70,10 +75,16 @@ int rt_worker_start(struct rt_worker *worker);
  * not lead.  Thread: the worker itself. */
 void rt_worker_pass_lead(struct rt_worker *worker);
 
+/* Finish a hosted job, and send it home soon.  Thread: the worker that holds it. */
+void rt_worker_finish(struct rt_worker *worker, struct rt_job *job, int err);
+
+/* Send home what was finished.  Thread: the worker itself. */
+void rt_worker_post(struct rt_worker *worker);
+
 /* The worker whose thread this is, or NULL. */
 struct rt_worker *rt_worker_current(void);
 
-/* Let go of what hosted jobs left held.  Thread: the worker itself. */
+/* Let go of what hosted jobs left held, and send home what they finished.  Thread: the worker itself. */
 void rt_worker_leave(struct rt_worker *worker);
 
 #endif

@@ -157,11 +157,14 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):
         while not self._ended:
             if time.monotonic() > until and self._busy:
                 self._give_up()
+                await asyncio.sleep(0)
                 break
             try:  # None: somebody else's aclose() is under way
                 await asyncio.wait_for(ended.wait(), 0.05 if closing is not None else 0.001)
             except asyncio.TimeoutError:
                 continue
+        if closing is not None:
+            await closing
         self._detach()
         await asyncio.sleep(0)  # the loop lets go of the mailbox's descriptor
 
