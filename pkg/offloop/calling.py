@@ -179,9 +179,7 @@ class Calls:
         """
         return awaiting(self.call, fn)
 
-    def call_many(
-        self: _Way, calls: Iterable[Callable[[], T] | tuple[Any, ...]]
-    ) -> Batch[T]:
+    def call_many(self: _Way, calls: Iterable[Callable[[], T] | tuple[Any, ...]]) -> Batch[T]:
         """Submit many calls at once.
 
         Args:

@@ -42,7 +42,7 @@ class Lane(_core.Lane, Calls):
         return Caller(self, timeout)
 
 
-class Pool(_core.Pool, Calls, ThreadPoolExecutor):
+class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
     """A fixed number of worker threads, shared by whatever is given the pool.
 
     The threads start at the first use. A pool may be used from any thread and any
@@ -136,7 +136,7 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):
         self._end(0.0 if cancel_futures else math.inf, wait)
 
     @property
-    def _max_workers(self) -> int:
+    def _max_workers(self) -> int:  # type: ignore[override]
         return self.workers
 
     async def aclose(self, timeout: float = 5.0) -> None:
@@ -210,7 +210,7 @@ class _Executor(ThreadPoolExecutor):
         self._idle = threading.Condition(self._lock)
 
     @property
-    def _max_workers(self) -> int:
+    def _max_workers(self) -> int:  # type: ignore[override]
         return self._pool.workers
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> ExecutorFuture[T]:

@@ -25,7 +25,7 @@ class Thing:
 def test_results_for_a_closed_loop_are_dropped(keep_loop: bool) -> None:
     pool = offloop.Pool(2)
     gate = threading.Event()
-    argument, refs = Thing(), []
+    arguments, refs = [Thing()], []
 
     def work(_: Thing) -> Thing:
         gate.wait(50)
@@ -36,15 +36,14 @@ def test_results_for_a_closed_loop_are_dropped(keep_loop: bool) -> None:
     loop = asyncio.new_event_loop()
 
     async def main() -> None:
-        calls.append(asyncio.ensure_future(pool.call(work, argument)))
-        calls.append(pool.call(work, argument))
+        calls.append(asyncio.ensure_future(pool.call(work, *arguments)))
+        calls.append(pool.call(work, *arguments))
         while pool._busy < 2:
             await asyncio.sleep(0.001)
 
     calls: list[Any] = []
     loop.run_until_complete(main())
-    refs.append(weakref.ref(argument))
-    del argument
+    refs.append(weakref.ref(arguments.pop()))
     calls[0].cancel()  # a task that is left pending would be complained of
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
@@ -313,20 +312,23 @@ def test_what_was_submitted_is_finished_before_the_end() -> None:
         + """
 import atexit
 
+def say(text):
+    os.write(1, f"{text}\\n".encode())  # at one stroke
+
 def work():
     time.sleep(0.3)
-    print("finished", flush=True)
+    say("finished")
     try:
         pool.submit(print, "never")
     except RuntimeError as error:
-        print(error, flush=True)
+        say(error)
 
 @atexit.register
 def late():
     try:
         pool.submit(print, "never")
     except RuntimeError as error:
-        print(error)
+        say(error)
 
 pool.submit(work)
 pool.submit(work)
