@@ -152,7 +152,8 @@ async def test_a_call_cannot_wait_for_the_end_of_its_pool() -> None:
 def test_a_fork_uses_the_pool_anew() -> None:
     done = run_child(
         """
-        import asyncio, os, threading, time, offloop
+        import asyncio, os, threading, time, warnings, offloop
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork() beside threads
         pool = offloop.Pool(2)
         lane, pinned = pool.lane(), pool.lane(pinned=True)
         gate = threading.Event()
@@ -185,7 +186,8 @@ def test_a_fork_uses_the_pool_anew() -> None:
 def test_a_fork_inside_a_call() -> None:
     done = run_child(
         """
-        import asyncio, os, subprocess, offloop
+        import asyncio, os, subprocess, warnings, offloop
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork() beside threads
 
         def fork():
             pid = os.fork()
