@@ -39,16 +39,18 @@ int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out)
     if (pool == NULL)
         return RT_ENOMEM;
     pool->poller.epfd = pool->poller.bellfd = -1;
-    pool->workers = aligned_alloc(RT_CACHELINE, workers * sizeof *pool->workers);
+    /* One more for the reserve. */
+    pool->workers = aligned_alloc(RT_CACHELINE, (workers + 1) * sizeof *pool->workers);
     if (pool->workers == NULL)
         goto fail;
-    memset(pool->workers, 0, workers * sizeof *pool->workers);
-    for (i = 0; i < workers; i++) {
+    memset(pool->workers, 0, (workers + 1) * sizeof *pool->workers);
+    for (i = 0; i <= workers; i++) {
         rt_event_init(&pool->workers[i].event);
         rt_stack_init(&pool->workers[i].inbox);
         pool->workers[i].pool = pool;
         pool->workers[i].index = i;
     }
+    pool->workers[workers].reserve = true;
     pool->worker_count = workers;
     pool->queue_limit = queue_limit;
     pool->stack_size = STACK_SIZE;
@@ -138,9 +140,15 @@ void rt_pool_wake_all(struct rt_pool *pool)
 {
     unsigned i;
 
-    for (i = 0; i < pool->worker_count; i++)
+    for (i = 0; i <= pool->worker_count; i++)
         rt_event_signal(&pool->workers[i].event);
     rt_poller_bell(&pool->poller);
+}
+
+void rt_pool_call_leader(struct rt_pool *pool)
+{
+    if (!rt_pool_wake_one(pool) && atomic_load(&pool->reserve) != 0)
+        rt_event_signal(&pool->workers[pool->worker_count].event);
 }
 
 bool rt_pool_has_jobs(const struct rt_pool *pool)
@@ -234,6 +242,33 @@ int rt_pool_submit_all(struct rt_pool *pool, struct rt_joblist *jobs)
     return RT_OK;
 }
 
+/* If every worker is inside a job and nobody leads, make the thread that attends to
+ * connections.  Where the system has none left they wait for the first job to end.
+ * Looked at by who adds a source, after that, and by who takes a job, after it was
+ * counted as busy: so one of the two sees the other. */
+static void guard_sources(struct rt_pool *pool)
+{
+    struct rt_worker *reserve = &pool->workers[pool->worker_count];
+    sigset_t all, before;
+
+    if (atomic_load(&pool->poller.count) == 0 || atomic_load(&pool->lead) != 0 ||
+        atomic_load(&pool->busy) < atomic_load(&pool->started))
+        return;
+    if (atomic_load(&pool->reserve) != 0 || atomic_exchange(&pool->reserve, 1) != 0) {
+        rt_event_signal(&reserve->event);
+        return;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* The pool has a source or a job, so it does not stop meanwhile. */
+    atomic_fetch_add(&pool->live, 1);
+    if (rt_worker_start(reserve) != RT_OK) {
+        atomic_fetch_sub(&pool->live, 1);
+        atomic_store(&pool->reserve, 0);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 int rt_pool_add_source(struct rt_pool *pool, struct rt_source *src)
 {
     int err = rt_pool_start(pool);
@@ -242,8 +277,8 @@ int rt_pool_add_source(struct rt_pool *pool, struct rt_source *src)
         err = rt_source_add(&pool->poller, src);
     /* A leader that left for a job while there was no source called nobody.
      * Partner: lead(), which drops the lead before it looks at the count. */
-    if (err == RT_OK && atomic_load(&pool->lead) == 0)
-        rt_pool_wake_one(pool);
+    if (err == RT_OK && atomic_load(&pool->lead) == 0 && !rt_pool_wake_one(pool))
+        guard_sources(pool);
     return err;
 }
 
@@ -304,6 +339,7 @@ struct rt_job *rt_pool_take_turn(struct rt_worker *worker)
     worker->turns = job->next;
     worker->shared_next = true;
     atomic_fetch_add(&worker->pool->busy, 1);
+    guard_sources(worker->pool);
     return job;
 }
 
@@ -376,6 +412,7 @@ struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
         if (job == NULL)
             return NULL;
         atomic_fetch_add(&pool->busy, 1);
+        guard_sources(pool);
         if (rt_pool_has_jobs(pool))
             call_worker(pool);
         if (job->turn || rt_pool_begin(pool, job, worker))

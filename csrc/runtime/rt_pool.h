@@ -1,5 +1,9 @@
 /* A pool: a fixed number of workers, their queue of jobs and their poller.
  *
+ * One thread more is made where every worker is inside a job, which may take long, when
+ * a connection is added: the reserve.  It leads and runs no jobs, so that connections
+ * are attended to.
+ *
  * The number of workers is set when the pool is made; the threads start at the
  * first use.  A pool is an object: there is no process-wide state, but for one
  * number that counts forks.
@@ -61,6 +65,7 @@ struct rt_pool {
     _Atomic uint64_t loop_commands; /* replies matched by mailboxes' owners */
     _Atomic uint32_t coming; /* 1: a worker was woken and has not looked yet */
     _Atomic uint32_t lead;   /* who leads: the worker's index and 1, or 0 */
+    _Atomic uint32_t reserve; /* 1: there is a reserve, workers[worker_count] */
     _Atomic uint32_t leader_waits; /* for somebody to lead instead: it has turns to run */
     _Atomic uint64_t idle[RT_IDLE_WORDS];
 
@@ -146,6 +151,7 @@ bool rt_pool_somebody_idle(const struct rt_pool *pool);
 void rt_pool_job_ended(struct rt_pool *pool); /* after each job taken was run */
 bool rt_pool_has_jobs(const struct rt_pool *pool);
 bool rt_pool_wake_one(struct rt_pool *pool);
+void rt_pool_call_leader(struct rt_pool *pool); /* nobody leads: have somebody come */
 void rt_pool_wake_all(struct rt_pool *pool);
 bool rt_pool_check_stopped(struct rt_pool *pool);
 

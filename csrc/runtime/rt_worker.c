@@ -14,11 +14,12 @@ struct rt_worker *rt_worker_current(void)
 }
 
 /* Whether a worker that leads may run a job itself.  In a pool that carries
- * connections the last free worker keeps to them, unless it is the only one:
- * calls that take long must not hold up replies. */
+ * connections the last free worker keeps to them, unless it is the only one or there
+ * is a reserve: calls that take long must not hold up replies. */
 static bool leader_takes_jobs(const struct rt_pool *pool)
 {
     return atomic_load(&pool->started) <= 1 || atomic_load(&pool->poller.count) == 0 ||
+           atomic_load(&pool->reserve) != 0 ||
            atomic_load(&pool->stop_at) <= rt_now(); /* too late to run: to be failed */
 }
 
@@ -42,6 +43,8 @@ static bool has_other_work(struct rt_worker *worker)
     if (rt_pool_state(pool) >= RT_POOL_DRAINING &&
         (rt_pool_state(pool) == RT_POOL_STOPPED || rt_pool_check_stopped(pool)))
         return true;
+    if (worker->reserve)
+        return false;
     return (rt_pool_has_jobs(pool) && leader_takes_jobs(pool)) || can_take_turns(worker);
 }
 
@@ -68,11 +71,12 @@ void rt_worker_pass_lead(struct rt_worker *worker)
 {
     struct rt_pool *pool = worker->pool;
 
-    if (!worker->leading || atomic_load(&pool->started) <= 1)
+    if (!worker->leading ||
+        (atomic_load(&pool->started) <= 1 && atomic_load(&pool->reserve) == 0))
         return;
     rt_poller_put_back(&pool->poller, worker);
     drop_lead(worker);
-    rt_pool_wake_one(pool);
+    rt_pool_call_leader(pool);
 }
 
 void rt_worker_leave(struct rt_worker *worker)
@@ -116,8 +120,11 @@ static struct rt_job *lead(struct rt_worker *worker)
          * that nobody leads yet, and to lead again. */
         if (rt_pool_wake_one(pool))
             return rt_pool_has_turns(worker) ? rt_pool_take_turn(worker) : NULL;
-        if (leader_takes_jobs(pool) || rt_pool_state(pool) == RT_POOL_STOPPED ||
-            !take_lead(worker))
+        if (leader_takes_jobs(pool) || rt_pool_state(pool) == RT_POOL_STOPPED) {
+            rt_pool_call_leader(pool);
+            return NULL;
+        }
+        if (!take_lead(worker))
             return NULL;
     }
 }
@@ -136,7 +143,7 @@ static void look_between_jobs(struct rt_worker *worker)
         return;
     rt_poller_put_back(&pool->poller, worker);
     drop_lead(worker);
-    rt_pool_wake_one(pool);
+    rt_pool_call_leader(pool);
 }
 
 static void park(struct rt_worker *worker)
@@ -160,6 +167,22 @@ static void park(struct rt_worker *worker)
     atomic_fetch_and(idle, ~bit);
 }
 
+/* The reserve: lead whenever nobody does. */
+static void stand_by(struct rt_worker *worker)
+{
+    struct rt_pool *pool = worker->pool;
+    uint32_t snapshot;
+
+    while (rt_pool_state(pool) != RT_POOL_STOPPED) {
+        snapshot = rt_event_value(&worker->event);
+        if (take_lead(worker))
+            (void)lead(worker);
+        /* Partner: rt_pool_call_leader(), after the lead was dropped. */
+        else if (atomic_load(&pool->lead) != 0 && rt_pool_state(pool) != RT_POOL_STOPPED)
+            rt_event_wait(&worker->event, snapshot);
+    }
+}
+
 static void *worker_main(void *arg)
 {
     struct rt_worker *worker = arg;
@@ -170,6 +193,8 @@ static void *worker_main(void *arg)
     /* By the thread itself: nobody else may touch one that may have ended. */
     snprintf(name, sizeof name, "offloop-w%u", worker->index % 10000);
     (void)pthread_setname_np(pthread_self(), name);
+    if (worker->reserve)
+        stand_by(worker);
     while (rt_pool_state(pool) != RT_POOL_STOPPED) {
         struct rt_job *job = NULL;
 

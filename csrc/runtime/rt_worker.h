@@ -52,6 +52,7 @@ struct rt_worker {
     struct rt_pool *pool;
     unsigned index;
     bool leading;
+    bool reserve; /* it runs no jobs (rt_pool.h) */
     bool held;   /* the host's lock is held by this thread */
     struct rt_joblist finished; /* by hosted jobs, all of one mailbox; not posted yet */
     void *guest; /* the host's own, of this thread; NULL at first */

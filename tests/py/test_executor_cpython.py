@@ -8,7 +8,8 @@ Left out are tests that
   has the same programs for a Pool),
 - look at `_threads`, which a Pool has not: its threads are native, and all of them are
   there from the first use (test_executor.py looks at their number and names),
-- are about the default number of workers, which is another,
+- are about the default number of workers, which is another, or the words of an error
+  about it,
 - combine it with ProcessPoolExecutor and fork while threads run,
 - expect a call to have begun by the time that submit() has returned, which a new
   thread of Python's makes likely and nothing makes certain (test_cancel_futures).
@@ -88,7 +89,12 @@ THREADS = (
 TestExecutor = _on_a_pool(
     "TestExecutor",
     thread_pool.ThreadPoolExecutorTest,
-    without=(*THREADS, "test_default_workers", "test_hang_global_shutdown_lock"),
+    without=(
+        *THREADS,
+        "test_default_workers",
+        "test_max_workers_negative",
+        "test_hang_global_shutdown_lock",
+    ),
 )
 TestShutdown = _on_a_pool(
     "TestShutdown",

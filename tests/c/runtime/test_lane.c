@@ -254,6 +254,55 @@ static void beside_connections(unsigned workers)
     free(tracks);
 }
 
+/* The first connection comes when every worker is inside a job. */
+static void a_connection_while_all_are_busy(unsigned workers)
+{
+    struct mute mute = { .source = { .handle = mute_handle, .destroy = mute_destroy } };
+    struct gate gate = { 0, 0 };
+    struct call blocked[3], calls[20];
+    struct rt_pool *pool;
+    unsigned i, looks;
+
+    MT_REQUIRE(rt_pool_new(workers, 1024, &pool) == RT_OK);
+    for (i = 0; i < workers; i++) {
+        call_init(&blocked[i], home, wait_at_gate, &gate);
+        MT_EQ(rt_pool_submit(pool, &blocked[i].job), RT_OK);
+    }
+    MT_EVENTUALLY(atomic_load(&gate.waiting) == workers);
+    MT_REQUIRE(rt_pool_add_source(pool, &mute.source) == RT_OK);
+    for (i = 0; i < 20; i++) {
+        looks = atomic_load(&mute.looks);
+        rt_source_attend(&mute.source, 0);
+        MT_EVENTUALLY(atomic_load(&mute.looks) > looks);
+    }
+    MT_EQ(mt_threads(), workers + 1);
+    atomic_store(&gate.open, 1);
+    for (i = 0; i < workers; i++)
+        call_home(home, &blocked[i]);
+    /* And then they may all be inside jobs again. */
+    atomic_store(&gate.open, 0);
+    atomic_store(&gate.waiting, 0);
+    for (i = 0; i < workers; i++) {
+        call_init(&blocked[i], home, wait_at_gate, &gate);
+        MT_EQ(rt_pool_submit(pool, &blocked[i].job), RT_OK);
+    }
+    MT_EVENTUALLY(atomic_load(&gate.waiting) == workers);
+    looks = atomic_load(&mute.looks);
+    rt_source_attend(&mute.source, 0);
+    MT_EVENTUALLY(atomic_load(&mute.looks) > looks);
+    atomic_store(&gate.open, 1);
+    for (i = 0; i < workers; i++)
+        call_home(home, &blocked[i]);
+    for (i = 0; i < 20; i++) {
+        call_init(&calls[i], home, NULL, NULL);
+        MT_EQ(rt_pool_submit(pool, &calls[i].job), RT_OK);
+    }
+    for (i = 0; i < 20; i++)
+        call_home(home, &calls[i]);
+    end_pool(pool, home);
+    MT_EVENTUALLY(atomic_load(&mute.destroyed) == 1);
+}
+
 /* ---- ends ------------------------------------------------------------------- */
 
 static void outcomes(bool pinned)
@@ -426,6 +475,9 @@ int main(void)
     spread();
     beside_connections(2);
     beside_connections(4);
+    a_connection_while_all_are_busy(1);
+    a_connection_while_all_are_busy(2);
+    a_connection_while_all_are_busy(3);
     outcomes(false);
     outcomes(true);
     closing(false, false);
