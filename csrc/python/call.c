@@ -158,6 +158,7 @@ static void run_call(struct rt_job *base, struct rt_worker *worker)
         if (job->call->raised)
             job->call->outcome = tame(job->call->outcome);
         rt_worker_finish(worker, base, RT_OK);
+        core_host_share(worker);
     }
 }
 

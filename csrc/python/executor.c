@@ -101,6 +101,7 @@ static void run_task(struct rt_job *job, struct rt_worker *worker)
     }
     free_task(task);
     atomic_fetch_sub(&host->submitted, 1);
+    core_host_share(worker);
 }
 
 /* As ThreadPoolExecutor.submit() words it. */

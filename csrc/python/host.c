@@ -4,13 +4,26 @@
 #include "errors.h"
 #include "pool_type.h"
 
+/* The GIL is not kept for longer from call to call: loops have to have it, too. */
+#define HOLD_NS (250 * UINT64_C(1000))
+
 /* What a worker keeps of Python. */
 struct guest {
     struct core_host *host;
     PyThreadState *ts;
     PyObject *forget; /* owned; called when the thread ends */
     bool known;       /* it was introduced to Python */
+    uint64_t entered; /* when the GIL was taken */
+    uint64_t computed; /* what the thread had computed then, in ns */
 };
+
+static uint64_t computed_here(void)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * RT_SEC + (uint64_t)ts.tv_nsec;
+}
 
 /* What is about to go home to a loop that is closed is dropped here and now: nobody
  * may ever look for it there.  Looked at once for all that was done in a row. */
@@ -36,6 +49,7 @@ static void leave(struct rt_worker *worker)
     drop_if_homeless(worker);
     worker->held = false;
     (void)PyEval_SaveThread();
+    core_baton_pass(&guest->host->baton, worker);
     /* Partner: the look at it in core_host_quit(). */
     atomic_fetch_sub(&guest->host->inside, 1);
 }
@@ -85,6 +99,11 @@ struct core_host *core_host_new(void)
     }
     host->rt = (struct rt_host){ .leave = leave, .ended = ended };
     host->interp = PyInterpreterState_Get();
+    if (core_baton_init(&host->baton) < 0) {
+        free(host);
+        PyErr_NoMemory();
+        return NULL;
+    }
     atomic_init(&host->refs, 1);
     return host;
 }
@@ -92,8 +111,10 @@ struct core_host *core_host_new(void)
 void core_host_drop(struct core_host *host)
 {
     /* Partner: the same line in other threads; the last one frees. */
-    if (host != NULL && atomic_fetch_sub_explicit(&host->refs, 1, memory_order_acq_rel) == 1)
-        free(host);
+    if (host == NULL || atomic_fetch_sub_explicit(&host->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    core_baton_fini(&host->baton);
+    free(host);
 }
 
 static struct guest *make_guest(struct core_host *host)
@@ -154,11 +175,25 @@ bool core_host_enter(struct rt_worker *worker, struct core_pool *pool)
         }
         worker->guest = guest;
     }
-    PyEval_RestoreThread(guest->ts);
+    core_baton_take(&host->baton, worker, guest->ts);
     worker->held = true;
+    guest->entered = rt_now();
+    guest->computed = computed_here();
     if (!guest->known)
         introduce(worker, guest, pool);
     return true;
+}
+
+void core_host_share(struct rt_worker *worker)
+{
+    const struct guest *guest = worker->guest;
+
+    uint64_t passed = rt_now() - guest->entered;
+
+    if (passed <= HOLD_NS)
+        return;
+    core_baton_learn(&guest->host->baton, passed, computed_here() - guest->computed);
+    rt_worker_leave(worker);
 }
 
 /* ---- the interpreter's end -------------------------------------------------------------- */
@@ -206,5 +241,6 @@ PyObject *core_host_forked(PyObject *module, PyObject *unused)
     (void)unused;
     atomic_store(&host->inside, 0);
     atomic_store(&host->submitted, 0);
+    (void)core_baton_init(&host->baton); /* some worker may have held it */
     Py_RETURN_NONE;
 }

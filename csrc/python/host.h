@@ -19,6 +19,7 @@
 #define OFFLOOP_HOST_H
 
 #include "../runtime/rt_worker.h"
+#include "baton.h"
 #include "core.h"
 
 struct core_pool;
@@ -30,6 +31,7 @@ struct core_host {
     _Atomic uint32_t inside;    /* workers that went in and did not come out */
     _Atomic uint32_t shut;
     _Atomic uint64_t submitted; /* executor's calls that are not done; under the GIL */
+    struct core_baton baton;
     bool exiting;               /* under the GIL: the executor takes no more */
 };
 
@@ -42,6 +44,10 @@ void core_host_drop(struct core_host *host);
  * there is no memory, and nothing is held.
  * Thread: worker.  Blocks: for the GIL. */
 bool core_host_enter(struct rt_worker *worker, struct core_pool *pool);
+
+/* A call has ended: let go of the GIL if it was held for long.  Thread: worker, which
+ * has entered. */
+void core_host_share(struct rt_worker *worker);
 
 /* _quit(grace), _forked(): see _core.pyi. */
 PyObject *core_host_quit(PyObject *module, PyObject *seconds);
