@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import calls as python_calls
 from fanout import Fanout, fan_out, make_room
 from inflight import Flight, fly
 from methods import CALLS, Comparison, compare
@@ -359,6 +360,61 @@ def pubsub(bench: Bench) -> None:
     )
 
 
+def calls(bench: Bench) -> None:
+    """``Pool.call`` beside run_in_executor with as many threads."""
+
+    def setting(
+        peer: str, work: str, tasks: int, url: str = ""
+    ) -> dict[str, Callable[[], Numbers]]:
+        wanted = python_calls.Setting(peer, work, tasks, bench.secs, url)
+        return {f"{peer} {work} {tasks}": partial(python_calls.measure, wanted)}
+
+    measurements: dict[str, Callable[[], Numbers]] = {}
+    for tasks in (1, 50, 1000):
+        for peer in ("executor", "offloop"):
+            measurements |= setting(peer, "noop", tasks)
+    measurements |= setting("lane", "noop", 50) | setting("batch", "noop", 1)
+    for peer in ("executor", "offloop"):
+        measurements |= setting(peer, "compute", 50)
+    measurements |= setting("offloop", "sleepers", 50, bench.url)
+    rounds = bench.rounds_of("Calls of Python functions, 4 threads", measurements)
+    report = bench.report
+    for tasks, target in ((1, 4.0), (50, 10.0), (1000, 10.0)):
+        ours, theirs = f"offloop noop {tasks}", f"executor noop {tasks}"
+        report.at_least(
+            f"calls/s to run_in_executor's, {tasks} task{'s' if tasks > 1 else ''}",
+            rounds.ratio(ours, theirs),
+            target,
+            _rates(rounds, ours, theirs),
+        )
+    for name, tasks in (("lane", 50), ("batch", 1)):
+        ours, theirs = f"{name} noop {tasks}", "executor noop 50"
+        report.note(
+            "the same in one lane, 50 tasks" if name == "lane" else "in batches of 100, 1 task",
+            f"{rounds.ratio(ours, theirs):.2f}x {_rates(rounds, ours, theirs)}",
+        )
+    seen, theirs_ms = (
+        rounds.median(f"{peer} compute 50", "late_p99_ms") for peer in ("offloop", "executor")
+    )
+    report.at_most(
+        "p99 of a timer beside 50 tasks' computing calls, to the executor's",
+        seen / theirs_ms,
+        1.0,
+        "x",
+        f"({seen:.1f} ms to {theirs_ms:.1f} ms)",
+    )
+    report.note(
+        "computing calls/s to the executor's",
+        f"{rounds.ratio('offloop compute 50', 'executor compute 50'):.2f}x",
+    )
+    report.at_most(
+        "p99 of GETs beside 4 calls that sleep, 50 tasks",
+        rounds.median("offloop sleepers 50", "p99_us") / 1e3,
+        5.0,
+        " ms",
+    )
+
+
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "get": get,
     "others": others,
@@ -369,4 +425,5 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "heartbeat": heartbeat,
     "pubsub": pubsub,
     "methods": methods,
+    "calls": calls,
 }

@@ -1,5 +1,6 @@
 #include "bridge.h"
 
+#include "call.h"
 #include "channel_type.h"
 #include "errors.h"
 #include "lease_type.h"
@@ -10,11 +11,6 @@
 #define HOLD_NS (100 * UINT64_C(1000)) /* a command waits so long for company */
 #define FREE_MAX 4096 /* jobs kept for reuse, 256 bytes and a bit each */
 
-static struct core_job *job_of(struct rt_job *base)
-{
-    return RT_CONTAINER_OF(rds_job_of(base), struct core_job, rds);
-}
-
 /* ---- jobs ---------------------------------------------------------------------- */
 
 struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline)
@@ -22,7 +18,7 @@ struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline)
     struct core_job *job = bridge->free;
 
     if (job != NULL) {
-        bridge->free = job->rds.base.next != NULL ? job_of(job->rds.base.next) : NULL;
+        bridge->free = job->rds.base.next != NULL ? core_job_of(job->rds.base.next) : NULL;
         bridge->free_count--;
     } else {
         job = malloc(sizeof *job);
@@ -37,12 +33,20 @@ struct core_job *core_bridge_job(struct core_bridge *bridge, uint64_t deadline)
     job->keep = NULL;
     job->bridge = bridge;
     job->send = NULL;
+    job->call = NULL;
+    job->due_place = 0;
     job->raw = job->waits = false;
     return job;
 }
 
 void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job)
 {
+    if (job->due_place != 0)
+        core_dues_remove(bridge, job);
+    if (job->call != NULL) {
+        core_call_free(bridge->st, job->call);
+        job->call = NULL;
+    }
     rds_job_fini(&job->rds);
     Py_CLEAR(job->empty_response);
     Py_CLEAR(job->keep);
@@ -55,7 +59,7 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job)
     bridge->free_count++;
 }
 
-static void count_home(struct core_bridge *bridge, const struct core_job *job);
+static void count_home(struct core_bridge *bridge, struct core_job *job);
 
 /* A job that waits at a lease is not wanted any more: take it back, unless it is on its
  * way home. */
@@ -97,8 +101,30 @@ static bool is_full(const struct core_bridge *bridge)
     return bridge->outstanding - bridge->waiting >= bridge->pool->queue;
 }
 
-static void count_home(struct core_bridge *bridge, const struct core_job *job)
+/* Calls that are out are listed, so that they can be given up together. */
+static void list_call(struct core_bridge *bridge, struct core_job *job)
 {
+    job->prev_call = NULL;
+    job->next_call = bridge->calls;
+    if (bridge->calls != NULL)
+        bridge->calls->prev_call = job;
+    bridge->calls = job;
+}
+
+static void unlist_call(struct core_bridge *bridge, struct core_job *job)
+{
+    if (job->next_call != NULL)
+        job->next_call->prev_call = job->prev_call;
+    if (job->prev_call != NULL)
+        job->prev_call->next_call = job->next_call;
+    else
+        bridge->calls = job->next_call;
+}
+
+static void count_home(struct core_bridge *bridge, struct core_job *job)
+{
+    if (job->call != NULL)
+        unlist_call(bridge, job);
     bridge->waiting -= job->waits;
     if (--bridge->outstanding == 0)
         Py_DECREF(bridge); /* never the last one: whoever calls holds another */
@@ -118,6 +144,8 @@ static int submit(struct core_bridge *bridge, struct core_job *job)
     if (bridge->outstanding++ == 0)
         Py_INCREF(bridge); /* until the last job is home */
     bridge->waiting += job->waits;
+    if (job->call != NULL)
+        list_call(bridge, job);
     err = job->send(job);
     if (err != RT_OK)
         count_home(bridge, job);
@@ -174,8 +202,16 @@ int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObj
     return err;
 }
 
+/* A job cannot be sent. */
+static int refuse(struct core_bridge *bridge, int err, bool call)
+{
+    return call ? core_raise_call_err(bridge->st, err)
+                : core_raise_err(bridge->st, err, "The command cannot be sent");
+}
+
 int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut)
 {
+    bool call = job->call != NULL;
     int err;
 
     if (!job->waits && (is_full(bridge) || bridge->parked.head != NULL)) {
@@ -184,17 +220,57 @@ int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject 
         return 0;
     }
     err = core_bridge_send_now(bridge, job, fut);
-    if (err == RT_OK)
+    return err == RT_OK ? 0 : refuse(bridge, err, call);
+}
+
+int core_bridge_send_all(struct core_bridge *bridge, struct core_job **jobs, PyObject **futs,
+                         size_t count, int (*send_all)(struct core_job *, struct rt_joblist *))
+{
+    struct rt_joblist list;
+    size_t i, room = 0;
+    int err = RT_OK;
+
+    if (bridge->parked.head == NULL && !is_full(bridge))
+        room = bridge->pool->queue - (bridge->outstanding - bridge->waiting);
+    if (room > count)
+        room = count;
+    rt_joblist_init(&list);
+    for (i = 0; i < count; i++) {
+        tie(jobs[i], futs[i]);
+        if (i < room)
+            rt_joblist_append(&list, &jobs[i]->rds.base);
+    }
+    if (room > 0) {
+        if (bridge->outstanding == 0)
+            Py_INCREF(bridge); /* until the last job is home */
+        bridge->outstanding += room;
+        for (i = 0; i < room; i++)
+            list_call(bridge, jobs[i]);
+        err = send_all(jobs[0], &list);
+    }
+    if (err == RT_OK) {
+        for (i = room; i < count; i++)
+            rt_joblist_append(&bridge->parked, &jobs[i]->rds.base);
+        count_out(bridge);
         return 0;
-    return core_raise_err(bridge->st, err, "The command cannot be sent");
+    }
+    for (i = 0; i < room; i++)
+        count_home(bridge, jobs[i]);
+    for (i = 0; i < count; i++) {
+        jobs[i]->rds.base.owner = NULL;
+        untie(futs[i]);
+        core_bridge_recycle(bridge, jobs[i]);
+    }
+    return refuse(bridge, err, true);
 }
 
 /* Send what waited for room. */
 static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
 {
     while (bridge->parked.head != NULL && !is_full(bridge)) {
-        struct core_job *job = job_of(rt_joblist_pop(&bridge->parked));
+        struct core_job *job = core_job_of(rt_joblist_pop(&bridge->parked));
         PyObject *fut = job->rds.base.owner, *exception;
+        bool call = job->call != NULL;
         int err;
 
         if (fut == NULL) {
@@ -208,7 +284,7 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
         }
         core_bridge_recycle(bridge, job);
         loosen(fut);
-        core_raise_err(bridge->st, err, "The command cannot be sent");
+        refuse(bridge, err, call);
         exception = core_take_exception();
         err = core_future_settle_exception(w, fut, exception);
         Py_DECREF(exception);
@@ -296,7 +372,7 @@ static PyObject *drain(PyObject *op, PyObject *unused)
     bridge->debug = w.debug;
     bridge->draining++;
     while ((base = rt_mailbox_next(bridge->mailbox)) != NULL) {
-        rc = handle(&w, bridge, job_of(base));
+        rc = handle(&w, bridge, core_job_of(base));
         if (bridge->held != NULL && rt_now() - bridge->held_since > HOLD_NS)
             kick_held(bridge);
         if (rc < 0 || ++handled >= DRAIN_MAX) {
@@ -304,6 +380,8 @@ static PyObject *drain(PyObject *op, PyObject *unused)
             break;
         }
     }
+    if (rc == 0 && handled < DRAIN_MAX)
+        rc = core_dues_expire(&w, bridge);
     if (rc == 0 && bridge->parked.head != NULL)
         rc = unpark(&w, bridge);
     if (--bridge->draining == 0)
@@ -319,14 +397,14 @@ done:
 }
 
 /* Drop everything: the loop is closed, nobody can be woken. */
-static void discard(struct core_bridge *bridge)
+void core_bridge_discard(struct core_bridge *bridge)
 {
     struct rt_job *base;
 
     Py_INCREF(bridge);
     rt_mailbox_begin(bridge->mailbox);
     while ((base = rt_mailbox_next(bridge->mailbox)) != NULL) {
-        struct core_job *job = job_of(base);
+        struct core_job *job = core_job_of(base);
         PyObject *fut = base->owner;
 
         if (base->kind == CORE_JOB_VISITOR) {
@@ -344,7 +422,7 @@ static void discard(struct core_bridge *bridge)
         PyObject *fut = base->owner;
 
         base->owner = NULL;
-        core_bridge_recycle(bridge, job_of(base));
+        core_bridge_recycle(bridge, core_job_of(base));
         if (fut != NULL)
             untie(fut);
     }
@@ -352,7 +430,7 @@ static void discard(struct core_bridge *bridge)
 }
 
 /* Whether the bridge's loop can never run again. */
-static bool loop_is_gone(struct core_bridge *bridge)
+bool core_bridge_is_homeless(struct core_bridge *bridge)
 {
     PyObject *loop = core_weak_borrowed(bridge->loop_ref), *answer;
     bool closed = true;
@@ -380,8 +458,8 @@ void core_bridge_reap(struct core_pool *pool)
             gone[count++] = (struct core_bridge *)Py_NewRef(bridge);
     }
     for (i = 0; i < count; i++) {
-        if (loop_is_gone(gone[i]))
-            discard(gone[i]);
+        if (core_bridge_is_homeless(gone[i]))
+            core_bridge_discard(gone[i]);
         Py_DECREF(gone[i]);
     }
     /* The rest, if any, has its turn at the next call. */
@@ -425,6 +503,36 @@ static int start_reading(struct core_bridge *bridge, PyObject *loop)
     return debug == NULL ? -1 : 0;
 }
 
+/* A loop was collected: what came home for it, and later, is dropped. */
+static PyObject *loop_died(PyObject *pool_ref, PyObject *unused)
+{
+    struct core_pool *pool = (struct core_pool *)core_weak_borrowed(pool_ref);
+
+    (void)unused;
+    if (pool != NULL && pool->rt != NULL && !rt_pool_forked(pool->rt)) {
+        Py_INCREF(pool);
+        core_bridge_reap(pool);
+        Py_DECREF(pool);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef loop_died_def = { "_loop_died", loop_died, METH_O, NULL };
+
+/* Its callback knows the pool by a weak reference: the bridge keeps the pool. */
+static PyObject *make_loop_ref(struct core_pool *pool, PyObject *loop)
+{
+    PyObject *pool_ref = PyWeakref_NewRef((PyObject *)pool, NULL), *callback = NULL, *ref = NULL;
+
+    if (pool_ref != NULL)
+        callback = PyCFunction_New(&loop_died_def, pool_ref);
+    if (callback != NULL)
+        ref = PyWeakref_NewRef(loop, callback);
+    Py_XDECREF(callback);
+    Py_XDECREF(pool_ref);
+    return ref;
+}
+
 static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
 {
     struct core_native_state *native = &pool->st->native;
@@ -439,7 +547,7 @@ static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
     bridge->st = core_state_hold(pool->st);
     bridge->pool = (struct core_pool *)Py_NewRef(pool);
     rt_joblist_init(&bridge->parked);
-    bridge->loop_ref = PyWeakref_NewRef(loop, NULL);
+    bridge->loop_ref = make_loop_ref(pool, loop);
     PyObject_GC_Track(bridge);
     if (bridge->loop_ref == NULL)
         goto fail;
@@ -531,20 +639,58 @@ static PyObject *stop_reading(PyObject *op, PyObject *unused)
     return done;
 }
 
-int core_bridge_detach(struct core_bridge *bridge)
+/* The pool was closed and its time is over: fail the calls that are out, which a worker
+ * is still in.  Run by the loop. */
+static PyObject *give_up(PyObject *op, PyObject *unused)
+{
+    struct core_bridge *bridge = (struct core_bridge *)op;
+    PyObject *loop = core_weak_borrowed(bridge->loop_ref);
+    struct core_wake_ctx w;
+    int rc = 0;
+
+    (void)unused;
+    if (loop == NULL || !bridge->listed)
+        Py_RETURN_NONE;
+    Py_INCREF(loop);
+    Py_INCREF(bridge);
+    if (core_wake_begin(bridge->st, loop, &w) < 0) {
+        rc = -1;
+    } else {
+        rc = core_call_give_up(&w, bridge);
+        core_wake_end(&w);
+    }
+    Py_DECREF(bridge);
+    Py_DECREF(loop);
+    if (rc < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Have the bridge's loop call one of its methods. */
+static int call_in_loop(struct core_bridge *bridge, const char *method)
 {
     PyObject *loop = core_weak_borrowed(bridge->loop_ref), *call, *done = NULL;
 
-    if (loop == NULL || loop_is_gone(bridge))
+    if (loop == NULL || core_bridge_is_homeless(bridge))
         return 0;
     Py_INCREF(loop);
-    call = PyObject_GetAttrString((PyObject *)bridge, "_stop_reading");
+    call = PyObject_GetAttrString((PyObject *)bridge, method);
     if (call != NULL)
         done = PyObject_CallMethodOneArg(loop, bridge->st->native.str_call_soon_threadsafe, call);
     Py_XDECREF(call);
     Py_DECREF(loop);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
+}
+
+int core_bridge_detach(struct core_bridge *bridge)
+{
+    return call_in_loop(bridge, "_stop_reading");
+}
+
+int core_bridge_give_up(struct core_bridge *bridge)
+{
+    return call_in_loop(bridge, "_give_up");
 }
 
 static int bridge_traverse(PyObject *op, visitproc visit, void *arg)
@@ -578,14 +724,15 @@ static void bridge_dealloc(PyObject *op)
     }
     while (bridge->parked.head != NULL) {
         /* Only cancelled ones: the future of any other holds the loop's. */
-        job = job_of(rt_joblist_pop(&bridge->parked));
+        job = core_job_of(rt_joblist_pop(&bridge->parked));
         Py_CLEAR(job->rds.base.owner);
         core_bridge_recycle(bridge, job);
     }
     while ((job = bridge->free) != NULL) {
-        bridge->free = job->rds.base.next != NULL ? job_of(job->rds.base.next) : NULL;
+        bridge->free = job->rds.base.next != NULL ? core_job_of(job->rds.base.next) : NULL;
         free(job);
     }
+    core_dues_fini(&bridge->dues);
     rt_mailbox_release(bridge->mailbox);
     Py_CLEAR(bridge->loop_ref);
     Py_CLEAR(bridge->pool);
@@ -596,6 +743,7 @@ static void bridge_dealloc(PyObject *op)
 
 static PyMethodDef bridge_methods[] = {
     { "_drain", drain, METH_NOARGS, "Settle the futures of every job that came home." },
+    { "_give_up", give_up, METH_NOARGS, "Fail the calls that are out: the pool was closed." },
     { "_stop_reading", stop_reading, METH_NOARGS, "Take the mailbox out of the loop." },
     { NULL, NULL, 0, NULL },
 };

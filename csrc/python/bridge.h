@@ -19,6 +19,7 @@
 
 #include "../redis/rds_job.h"
 #include "core.h"
+#include "dues.h"
 #include "future.h"
 
 struct core_bridge;
@@ -45,6 +46,9 @@ struct core_job {
     PyObject *keep;           /* owned; what must outlive the job */
     struct core_bridge *bridge; /* whose job it is; it outlives the job */
     int (*send)(struct core_job *job); /* submit it: 0 or an enum rt_err */
+    struct core_call *call;   /* owned; of a Python function, or NULL */
+    uint32_t due_place;       /* in bridge->dues, from 1; 0: it is not in */
+    struct core_job *prev_call, *next_call; /* of the calls that are out */
     bool raw;                 /* NEVER_DECODE */
     bool waits;               /* on the server, maybe for ever: it takes no room */
 };
@@ -67,6 +71,8 @@ struct core_bridge {
     unsigned draining;        /* drains on the stack */
     PyObject *mark;           /* owned, in a drain: what says that its loop runs here */
     struct rt_joblist parked; /* waiting for room, in order */
+    struct core_dues dues;    /* deadlines of calls */
+    struct core_job *calls;   /* those that are out */
     struct core_job *free;    /* through rds.base.next */
     unsigned free_count;
 };
@@ -87,6 +93,12 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job);
  * with an exception set and the job given back. */
 int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
 
+/* Send many jobs, futs[i] (borrowed) for jobs[i], as core_bridge_send(); those that
+ * there is room for by one call of send_all.  On -1 all are given back. */
+int core_bridge_send_all(struct core_bridge *bridge, struct core_job **jobs, PyObject **futs,
+                         size_t count, int (*send_all)(struct core_job *first,
+                                                       struct rt_joblist *jobs));
+
 /* A command was pushed into channel: have it kicked.  At once when it is the only
  * one outstanding.  In a drain the others wait for company: they leave with those
  * of the tasks that are woken next, after HOLD_NS at the latest, counted in whole
@@ -101,12 +113,25 @@ int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObj
 
 /* Drop a job, and its future with it, that waits at a lease in a loop that is closed. */
 void core_bridge_forget(struct core_job *job);
+/* Whether the bridge's loop is closed or gone, and drop what came home for it.
+ * Thread: any, GIL held. */
+bool core_bridge_is_homeless(struct core_bridge *bridge);
+void core_bridge_discard(struct core_bridge *bridge);
+
+static inline struct core_job *core_job_of(struct rt_job *base)
+{
+    return RT_CONTAINER_OF(rds_job_of(base), struct core_job, rds);
+}
 
 /* Drop what came home to bridges whose loop is closed.  Thread: any, GIL held. */
 void core_bridge_reap(struct core_pool *pool);
 
 /* Take the bridge's reader off its loop; from any thread. */
 int core_bridge_detach(struct core_bridge *bridge);
+
+/* Have the bridge's loop fail the calls that are out (core_call_give_up()); from any
+ * thread. */
+int core_bridge_give_up(struct core_bridge *bridge);
 
 extern PyType_Spec core_bridge_spec;
 

@@ -25,7 +25,9 @@
 /* How many dead futures wait for reuse; 1024 of them are about 180 KB. */
 #define CORE_FUTURE_FREE_MAX 1024
 
+struct core_call;
 struct core_future;
+struct core_host;
 
 /* Names that methods are called by, interned once. */
 struct core_names {
@@ -74,7 +76,23 @@ struct core_native_state {
     PyTypeObject *batch_type;
     PyTypeObject *lease_type;
     PyTypeObject *push_type;
+    PyTypeObject *caller_type;
+    PyTypeObject *lane_type;
     PyObject *get_running_loop;     /* asyncio._get_running_loop */
+
+    /* Calls of Python functions. */
+    struct core_host *host;         /* never NULL once the module is made */
+    struct core_call *calls;        /* free ones */
+    unsigned call_count;
+
+    /* Given by offloop.pool. */
+    PyObject *executor_future;      /* concurrent.futures.Future */
+    PyObject *adopt, *forget;       /* a worker's thread begins and ends with them */
+    PyObject *deferred;             /* (call, args, kwargs): a coroutine that calls */
+    PyObject *call_timeout_error;
+    PyObject *pool_closed_error;
+    PyObject *pool_full_error;
+    PyObject *broken_pool_error;
 
     /* Given by offloop.redis, which imports the redis package. */
     PyObject *parse_error;          /* error text -> exception */
@@ -100,6 +118,10 @@ struct core_native_state {
     PyObject *push_log;             /* the logger of pushes */
     PyObject *speller;              /* a client that says what it was to execute */
 
+    PyObject *str_call;
+    PyObject *str_notify;
+    PyObject *str_set_result;
+    PyObject *str_set_exception;
     PyObject *str_add_reader;
     PyObject *str_remove_reader;
     PyObject *str_is_closed;
@@ -183,5 +205,9 @@ struct core_part {
 
 extern const struct core_part core_future_part;
 extern const struct core_part core_native_part;
+extern const struct core_part core_call_part;
+
+/* Free what call_part.c keeps until the last holder of the state is gone. */
+void core_call_state_fini(struct core_native_state *native);
 
 #endif

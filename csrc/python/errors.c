@@ -26,6 +26,48 @@ core_raise_err(struct core_state *st, int err, const char *doing)
     }
 }
 
+int
+core_raise_call_err(struct core_state *st, int err)
+{
+    const struct core_native_state *native = &st->native;
+    PyObject *closed = native->pool_closed_error, *full = native->pool_full_error;
+
+    switch (err) {
+    case RT_ECLOSED:
+        PyErr_SetString(closed != NULL ? closed : PyExc_RuntimeError,
+                        "the call was not executed: the pool is closed");
+        return -1;
+    case RT_EFULL:
+        PyErr_SetString(full != NULL ? full : PyExc_RuntimeError,
+                        "the call was not executed: the pool's queue is full; await some of the "
+                        "calls under way, or make the pool with a larger queue");
+        return -1;
+    case RT_ETIMEOUT:
+        return core_raise_call_timeout(st, false);
+    default:
+        return core_raise_err(st, err, "the call was not executed");
+    }
+}
+
+int
+core_raise_call_timeout(struct core_state *st, bool began)
+{
+    PyObject *type = st->native.call_timeout_error, *error;
+    const char *text = began ? "the call timed out while it was running: it goes on, and what it "
+                               "returns is dropped"
+                             : "the call timed out before it began: it was not executed";
+
+    if (type == NULL) {
+        PyErr_SetString(PyExc_TimeoutError, text);
+        return -1;
+    }
+    error = PyObject_CallFunction(type, "sO", text, began ? Py_True : Py_False);
+    if (error != NULL)
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_XDECREF(error);
+    return -1;
+}
+
 PyObject *
 core_take_exception(void)
 {

@@ -9,6 +9,13 @@
 /* Set the exception for err: "<doing>: <what err means>".  Returns -1. */
 int core_raise_err(struct core_state *st, int err, const char *doing);
 
+/* The same for a call of a Python function that could not be sent.  Returns -1. */
+int core_raise_call_err(struct core_state *st, int err);
+
+/* Set the exception for a call whose time is over, before it began or while it was
+ * running.  Returns -1. */
+int core_raise_call_timeout(struct core_state *st, bool began);
+
 /* Take the exception that is set, as an instance with its traceback.  A new
  * reference; never NULL. */
 PyObject *core_take_exception(void);

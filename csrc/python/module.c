@@ -6,6 +6,7 @@
 static const struct core_part *const core_parts[] = {
     &core_future_part,
     &core_native_part,
+    &core_call_part,
 };
 
 #define CORE_N_PARTS ((int)(sizeof core_parts / sizeof core_parts[0]))
@@ -116,6 +117,7 @@ core_state_drop(struct core_state *st)
 {
     if (st == NULL || --st->holders > 0)
         return;
+    core_call_state_fini(&st->native);
     Py_CLEAR(st->names.call_soon);
     Py_CLEAR(st->names.call_exception_handler);
     Py_CLEAR(st->names.context);

@@ -3,7 +3,13 @@
 #include <structmember.h>
 
 #include "bridge.h"
+#include "call.h"
 #include "errors.h"
+#include "executor.h"
+#include "host.h"
+
+/* What a call may need: as much as a thread of Python's own has. */
+#define STACK_SIZE ((size_t)8 << 20)
 
 static int ensure_open(struct core_pool *pool)
 {
@@ -11,6 +17,15 @@ static int ensure_open(struct core_pool *pool)
         return 0;
     PyErr_SetString(PyExc_RuntimeError, "Pool.__init__() was not called");
     return -1;
+}
+
+static int make_native(struct core_pool *pool, struct rt_pool **out)
+{
+    int err = rt_pool_new(pool->workers, pool->queue, out);
+
+    if (err == RT_OK)
+        rt_pool_set_host(*out, &pool->st->native.host->rt, STACK_SIZE);
+    return err;
 }
 
 int core_pool_check_fork(struct core_pool *pool)
@@ -23,7 +38,7 @@ int core_pool_check_fork(struct core_pool *pool)
         return -1;
     if (!rt_pool_forked(pool->rt))
         return 0;
-    err = rt_pool_new(pool->workers, pool->queue, &fresh);
+    err = make_native(pool, &fresh);
     if (err != RT_OK)
         return core_raise_err(pool->st, err, "A pool for the forked process");
     /* What was in flight stays the parent's, and so do its loops. */
@@ -66,13 +81,16 @@ static long whole_number(PyObject *value, const char *name, long low, long high)
 
 static int pool_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "workers", "queue", NULL };
+    static char *names[] = { "workers",     "queue",    "thread_name_prefix",
+                             "initializer", "initargs", NULL };
     struct core_pool *pool = (struct core_pool *)op;
-    PyObject *workers_arg = NULL, *queue_arg = NULL;
+    PyObject *workers_arg = NULL, *queue_arg = NULL, *prefix = Py_None, *initializer = Py_None;
+    PyObject *initargs = NULL;
     long workers = 4, queue = 65536;
     int err;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$O:Pool", names, &workers_arg, &queue_arg))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOO!:Pool", names, &workers_arg,
+                                     &queue_arg, &prefix, &initializer, &PyTuple_Type, &initargs))
         return -1;
     if (pool->rt != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Pool.__init__() was called already");
@@ -88,11 +106,22 @@ static int pool_init(PyObject *op, PyObject *args, PyObject *kwargs)
         if (queue < 0)
             return -1;
     }
-    err = rt_pool_new((unsigned)workers, (uint32_t)queue, &pool->rt);
-    if (err != RT_OK)
-        return core_raise_err(pool->st, err, "A pool");
+    if (prefix != Py_None && !PyUnicode_Check(prefix)) {
+        PyErr_SetString(PyExc_TypeError, "thread_name_prefix must be a str");
+        return -1;
+    }
+    if (initializer != Py_None && !PyCallable_Check(initializer)) {
+        PyErr_SetString(PyExc_TypeError, "initializer must be a callable");
+        return -1;
+    }
     pool->workers = (unsigned)workers;
     pool->queue = (uint32_t)queue;
+    err = make_native(pool, &pool->rt);
+    if (err != RT_OK)
+        return core_raise_err(pool->st, err, "A pool");
+    pool->prefix = prefix != Py_None && PyUnicode_GET_LENGTH(prefix) > 0 ? Py_NewRef(prefix) : NULL;
+    pool->initializer = initializer != Py_None ? Py_NewRef(initializer) : NULL;
+    pool->initargs = Py_XNewRef(initargs);
     return 0;
 }
 
@@ -176,6 +205,36 @@ static PyObject *pool_close(PyObject *op, PyObject *arg)
     return NULL;
 }
 
+/* ---- calls ------------------------------------------------------------------------------ */
+
+static struct core_way way_of(PyObject *op)
+{
+    return (struct core_way){ .self = op, .pool = (struct core_pool *)op, .timeout = RT_NEVER };
+}
+
+static PyObject *pool_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames)
+{
+    const struct core_way way = way_of(op);
+
+    return ensure_open(way.pool) < 0 ? NULL : core_call_start(&way, args, nargs, kwnames);
+}
+
+static PyObject *pool_call_all(PyObject *op, PyObject *calls)
+{
+    const struct core_way way = way_of(op);
+
+    return ensure_open(way.pool) < 0 ? NULL : core_call_start_all(&way, calls);
+}
+
+static PyObject *pool_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames)
+{
+    const struct core_way way = way_of(op);
+
+    return core_executor_submit(&way, args, nargs, kwnames);
+}
+
 /* _detach(): take the pool's mailboxes out of their loops. */
 static PyObject *pool_detach(PyObject *op, PyObject *unused)
 {
@@ -199,26 +258,51 @@ static PyObject *pool_detach(PyObject *op, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* _shutdown(timeout, wait): without a loop. */
-static PyObject *pool_shutdown(PyObject *op, PyObject *args)
+/* _end(timeout, wait): without a loop. */
+static PyObject *pool_end(PyObject *op, PyObject *args)
 {
     struct core_pool *pool = (struct core_pool *)op;
-    uint64_t until;
-    double seconds;
     bool ended = false;
+    double seconds;
     int wait;
 
-    if (!PyArg_ParseTuple(args, "dp:_shutdown", &seconds, &wait) || core_pool_check_fork(pool) < 0)
+    if (!PyArg_ParseTuple(args, "dp:_end", &seconds, &wait) || core_pool_check_fork(pool) < 0)
         return NULL;
-    until = deadline_in(seconds);
-    rt_pool_close(pool->rt, until, NULL);
-    if (wait) {
+    if (wait && rt_worker_current() != NULL && rt_worker_current()->pool == pool->rt) {
+        PyErr_SetString(PyExc_RuntimeError, "a call cannot wait for the end of its own pool");
+        return NULL;
+    }
+    rt_pool_close(pool->rt, deadline_in(seconds), NULL);
+    while (wait && !ended) {
         Py_BEGIN_ALLOW_THREADS
-        ended = rt_pool_wait(pool->rt, rt_after(until, RT_SEC));
+        ended = rt_pool_wait(pool->rt, rt_after(rt_now(), 20 * RT_MS));
         Py_END_ALLOW_THREADS
+        if (!ended && PyErr_CheckSignals() < 0)
+            return NULL;
     }
     core_bridge_reap(pool);
     return PyBool_FromLong(ended);
+}
+
+/* _give_up(): fail the calls that workers are still in. */
+static PyObject *pool_give_up(PyObject *op, PyObject *unused)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+    struct core_bridge *bridge = pool->bridges;
+
+    (void)unused;
+    rt_pool_stop_waiting(pool->rt);
+    while (bridge != NULL) {
+        struct core_bridge *next;
+
+        Py_INCREF(bridge);
+        if (core_bridge_give_up(bridge) < 0)
+            PyErr_Clear(); /* the loop closed meanwhile */
+        next = bridge->next;
+        Py_DECREF(bridge);
+        bridge = next;
+    }
+    Py_RETURN_NONE;
 }
 
 /* ---- a job for tests -------------------------------------------------------------------- */
@@ -403,6 +487,20 @@ static PyObject *get_queue(PyObject *op, void *unused)
     return PyLong_FromUnsignedLong(((struct core_pool *)op)->queue);
 }
 
+static PyObject *get_broken(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(((struct core_pool *)op)->broken);
+}
+
+static PyObject *get_busy(PyObject *op, void *unused)
+{
+    struct core_pool *pool = (struct core_pool *)op;
+
+    (void)unused;
+    return PyLong_FromUnsignedLong(pool->rt == NULL ? 0 : atomic_load(&pool->rt->busy));
+}
+
 static PyObject *get_closed(PyObject *op, void *unused)
 {
     struct core_pool *pool = (struct core_pool *)op;
@@ -425,12 +523,16 @@ static PyObject *get_ended(PyObject *op, void *unused)
 static int pool_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((struct core_pool *)op)->initializer);
+    Py_VISIT(((struct core_pool *)op)->initargs);
     Py_VISIT(((struct core_pool *)op)->dict);
     return 0;
 }
 
 static int pool_clear(PyObject *op)
 {
+    Py_CLEAR(((struct core_pool *)op)->initializer);
+    Py_CLEAR(((struct core_pool *)op)->initargs);
     Py_CLEAR(((struct core_pool *)op)->dict);
     return 0;
 }
@@ -444,7 +546,8 @@ static void pool_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     if (pool->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    Py_CLEAR(pool->dict);
+    (void)pool_clear(op);
+    Py_CLEAR(pool->prefix);
     rt_pool_release(pool->rt);
     pool->rt = NULL;
     type->tp_free(op);
@@ -457,11 +560,21 @@ static PyMethodDef pool_methods[] = {
       "stats($self, /)\n--\n\n"
       "What the pool has done so far, as a dict of counters.\n\n"
       "Cheap, and always counted.  May be called from any thread." },
+    { "call", (PyCFunction)(void (*)(void))pool_call, METH_FASTCALL | METH_KEYWORDS,
+      "call($self, fn, /, *args, **kwargs)\n--\n\n"
+      "Call fn(*args, **kwargs) on a worker; an awaitable of what it returns." },
+    { "submit", (PyCFunction)(void (*)(void))pool_submit, METH_FASTCALL | METH_KEYWORDS,
+      "submit($self, fn, /, *args, **kwargs)\n--\n\n"
+      "The same as a concurrent.futures.Future." },
+    { "_call_all", pool_call_all, METH_O,
+      "_call_all($self, calls, /)\n--\n\nThe futures of many calls, each (fn, args)." },
     { "_close", pool_close, METH_O,
       "_close($self, timeout, /)\n--\n\n"
       "Close; a future that is done when the workers have ended, or None if another waits." },
-    { "_shutdown", pool_shutdown, METH_VARARGS,
-      "_shutdown($self, timeout, wait, /)\n--\n\nClose without an event loop." },
+    { "_end", pool_end, METH_VARARGS,
+      "_end($self, timeout, wait, /)\n--\n\nClose without an event loop." },
+    { "_give_up", pool_give_up, METH_NOARGS,
+      "_give_up($self, /)\n--\n\nFail the calls that workers are still in." },
     { "_detach", pool_detach, METH_NOARGS,
       "_detach($self, /)\n--\n\nTake the pool's mailboxes out of their loops." },
     { "_echo", pool_echo, METH_VARARGS,
@@ -474,6 +587,8 @@ static PyGetSetDef pool_getset[] = {
     { "workers", get_workers, NULL, "The number of worker threads.", NULL },
     { "queue", get_queue, NULL,
       "How many calls one event loop may have under way; further ones wait.", NULL },
+    { "_busy", get_busy, NULL, "How many workers run something.", NULL },
+    { "_broken", get_broken, NULL, "Whether an initializer failed.", NULL },
     { "closed", get_closed, NULL, "Whether new calls are refused.", NULL },
     { "_ended", get_ended, NULL, "Whether every worker has ended after a close.", NULL },
     { "__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL },
@@ -487,7 +602,8 @@ static PyMemberDef pool_members[] = {
 };
 
 static PyType_Slot pool_slots[] = {
-    { Py_tp_doc, "Pool(workers=4, *, queue=65536)\n--\n\n"
+    { Py_tp_doc, "Pool(workers=4, *, queue=65536, thread_name_prefix='', initializer=None, "
+                 "initargs=())\n--\n\n"
                  "A fixed number of native worker threads, started at first use." },
     { Py_tp_new, pool_new },
     { Py_tp_init, pool_init },

@@ -3,8 +3,8 @@
  * For: making, sharing, measuring and closing a pool.  offloop.Pool derives from
  * it.
  *
- * Correct: the workers never touch Python, so the object may die at any time and
- * in any order with them: dealloc lets go of the native pool, which closes itself
+ * Correct: the workers touch Python in calls only, each of which keeps the object
+ * (host.h, bridge.h, executor.h), so it may die at any time: dealloc lets go of the native pool, which closes itself
  * without anybody waiting.  After a fork the child makes a new native pool at the
  * first use; the old one is left as it is, but for its descriptors. */
 #ifndef OFFLOOP_POOL_TYPE_H
@@ -25,6 +25,10 @@ struct core_pool {
     struct core_bridge *bridges; /* borrowed; each takes itself off */
     struct core_bridge *last;    /* borrowed: the one used last */
     uint64_t past_rings;         /* eventfd writes of bridges that are gone */
+    PyObject *prefix;            /* of its threads' names, or NULL */
+    PyObject *initializer;       /* called by each thread before its first call, or NULL */
+    PyObject *initargs;          /* a tuple, or NULL */
+    bool broken;                 /* an initializer failed */
     PyObject *weakrefs;
     PyObject *dict;
 };

@@ -15,6 +15,10 @@
  * CANCELLED: nothing of it was or will be done.  ABANDONED: it may be done, its
  * result is dropped.  Both are still finished by a worker and come home.
  *
+ * A job without a mailbox has nobody who waits for it in one place.  It is run
+ * whatever becomes of it, with the reason in `err` where it is not to be done, and
+ * ends itself.
+ *
  * Why it is right: the state is one atomic byte and every move a compare and
  * exchange, so that when an owner cancels while a worker takes, exactly one of
  * them wins and both know which. */
@@ -40,12 +44,14 @@ struct rt_worker;
 struct rt_job {
     struct rt_node node;        /* link in a submission stack or a mailbox */
     struct rt_job *next;        /* link in a list or chain */
-    struct rt_mailbox *mailbox; /* where it comes home */
+    struct rt_mailbox *mailbox; /* where it comes home, or NULL */
     void (*run)(struct rt_job *job, struct rt_worker *worker); /* pool jobs only */
     void *owner;                /* the owner's own; nobody else touches it */
     uint64_t deadline;          /* absolute, RT_NEVER for none */
     int err;                    /* enum rt_err, valid once DONE */
     uint8_t kind;               /* the owner's own: what the job is part of */
+    bool hosted;                /* it runs with what the worker holds (rt_worker.h) */
+    bool turn;                  /* it is a lane's turn (rt_lane.h) */
     _Atomic uint8_t state;      /* enum rt_job_state */
 };
 
@@ -59,6 +65,8 @@ static inline void rt_job_init(struct rt_job *job, struct rt_mailbox *mailbox, u
     job->deadline = deadline;
     job->err = RT_OK;
     job->kind = 0;
+    job->hosted = false;
+    job->turn = false;
     atomic_store_explicit(&job->state, RT_JOB_IDLE, memory_order_relaxed);
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "rt_poller.h"
@@ -15,6 +16,8 @@ static void close_descriptors(struct rt_mailbox *mb)
         close(mb->fd);
     if (mb->bellfd >= 0)
         close(mb->bellfd);
+    if (mb->timerfd >= 0)
+        close(mb->timerfd);
 }
 
 int rt_mailbox_new(struct rt_mailbox **out)
@@ -24,6 +27,8 @@ int rt_mailbox_new(struct rt_mailbox **out)
 
     if (mb == NULL)
         return RT_ENOMEM;
+    mb->timerfd = -1;
+    mb->alarm = RT_NEVER;
     mb->fd = epoll_create1(EPOLL_CLOEXEC);
     mb->bellfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (mb->fd < 0 || mb->bellfd < 0 || epoll_ctl(mb->fd, EPOLL_CTL_ADD, mb->bellfd, &ev) < 0) {
@@ -118,7 +123,7 @@ static void look_at_loans(struct rt_mailbox *mb)
 
         if (loan == NULL)
             read_bell(mb);
-        else
+        else if (events[i].data.ptr != &mb->timerfd) /* rt_mailbox_alarmed() sees to it */
             loan->ready(loan->source, rt_poller_what(events[i].events));
     }
 }
@@ -167,6 +172,48 @@ void rt_mailbox_again(struct rt_mailbox *mb)
     atomic_store(&mb->armed, 1);
     mb->cleared = false;
     ring(mb);
+}
+
+/* Set the timer; 0 stops it, and either takes its readiness away. */
+static int set_timer(const struct rt_mailbox *mb, uint64_t when)
+{
+    const struct itimerspec at = {
+        .it_value = { .tv_sec = (time_t)(when / RT_SEC), .tv_nsec = (long)(when % RT_SEC) },
+    };
+
+    return timerfd_settime(mb->timerfd, TFD_TIMER_ABSTIME, &at, NULL) < 0 ? RT_ESYS : RT_OK;
+}
+
+int rt_mailbox_alarm(struct rt_mailbox *mb, uint64_t when)
+{
+    struct epoll_event ev = { .events = EPOLLIN, .data.ptr = &mb->timerfd };
+    int err;
+
+    if (when >= mb->alarm)
+        return RT_OK;
+    if (mb->timerfd < 0) {
+        mb->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+        if (mb->timerfd < 0)
+            return RT_ESYS;
+        if (epoll_ctl(mb->fd, EPOLL_CTL_ADD, mb->timerfd, &ev) < 0) {
+            close(mb->timerfd);
+            mb->timerfd = -1;
+            return RT_ESYS;
+        }
+    }
+    err = set_timer(mb, when > 0 ? when : 1);
+    if (err == RT_OK)
+        mb->alarm = when;
+    return err;
+}
+
+bool rt_mailbox_alarmed(struct rt_mailbox *mb)
+{
+    if (mb->alarm == RT_NEVER || rt_now() < mb->alarm)
+        return false;
+    mb->alarm = RT_NEVER;
+    (void)set_timer(mb, 0);
+    return true;
 }
 
 int rt_mailbox_lend(struct rt_loan *loan)

@@ -27,6 +27,11 @@
  * its way to the source meanwhile; so a loan keeps the source alive, and it is the
  * owner that ends it, when it looks the next time, or the end of the mailbox.
  *
+ * The alarm.  The owner may have `fd` become readable at a time of its choice, by a
+ * timerfd in the same epoll: what it waits for has deadlines, and they are to be
+ * kept without a timer of the loop's for each.  The nearest time counts; setting one
+ * that is later than what is set already costs nothing.
+ *
  * The mailbox lives until its owner has released it, no worker is inside
  * rt_mailbox_post() any more and nothing is lent to it, whichever comes last; only
  * then are its descriptors closed. */
@@ -44,6 +49,7 @@ struct rt_mailbox {
     _Atomic uint32_t refs;
     _Atomic uint32_t lent;    /* loans in the epoll */
     int fd, bellfd;
+    int timerfd;              /* of the alarm; -1 until it is used */
     _Atomic uint64_t posts;   /* batches posted */
     _Atomic uint64_t rings;   /* writes of the bell */
 
@@ -51,6 +57,7 @@ struct rt_mailbox {
     struct rt_job *ready;     /* taken, not handed out yet */
     struct rt_node *batches;  /* taken, not opened yet */
     bool cleared;
+    uint64_t alarm;           /* when timerfd goes off; RT_NEVER: it does not */
 };
 
 /* A source lent to a mailbox; on the heap, freed by the mailbox. */
@@ -93,6 +100,15 @@ struct rt_job *rt_mailbox_next(struct rt_mailbox *mb);
  * called again.
  * Thread: owner.  Blocks: no. */
 void rt_mailbox_again(struct rt_mailbox *mb);
+
+/* Have `fd` readable once `when` has passed, if not before.  0 or RT_ESYS (no
+ * descriptors).
+ * Thread: owner.  Blocks: no. */
+int rt_mailbox_alarm(struct rt_mailbox *mb, uint64_t when);
+
+/* Whether the alarm has gone off; it is off afterwards, and to be set again.
+ * Thread: owner.  Blocks: no. */
+bool rt_mailbox_alarmed(struct rt_mailbox *mb);
 
 /* Lend loan->source to loan->mailbox, filled in by the caller.  0: the mailbox has
  * the loan and watches its descriptor for reading; or RT_ESYS, and nothing is done.

@@ -5,6 +5,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#if RT_TSAN || RT_ASAN
+#define STACK_SIZE ((size_t)2 << 20)
+#else
+#define STACK_SIZE ((size_t)256 << 10)
+#endif
+
 /* Forks seen by this process, counted in each child.  The one number that is
  * not part of an object: a child must recognise what it inherited. */
 static _Atomic uint64_t forks;
@@ -33,17 +39,21 @@ int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out)
     if (pool == NULL)
         return RT_ENOMEM;
     pool->poller.epfd = pool->poller.bellfd = -1;
-    pool->workers = aligned_alloc(RT_CACHELINE, workers * sizeof *pool->workers);
+    /* One more for the reserve. */
+    pool->workers = aligned_alloc(RT_CACHELINE, (workers + 1) * sizeof *pool->workers);
     if (pool->workers == NULL)
         goto fail;
-    memset(pool->workers, 0, workers * sizeof *pool->workers);
-    for (i = 0; i < workers; i++) {
+    memset(pool->workers, 0, (workers + 1) * sizeof *pool->workers);
+    for (i = 0; i <= workers; i++) {
         rt_event_init(&pool->workers[i].event);
+        rt_stack_init(&pool->workers[i].inbox);
         pool->workers[i].pool = pool;
         pool->workers[i].index = i;
     }
+    pool->workers[workers].reserve = true;
     pool->worker_count = workers;
     pool->queue_limit = queue_limit;
+    pool->stack_size = STACK_SIZE;
     pool->fork_count = atomic_load(&forks);
     atomic_init(&pool->refs, 1);
     atomic_init(&pool->stop_at, RT_NEVER);
@@ -61,6 +71,13 @@ fail:
     free(pool->workers);
     free(pool);
     return err;
+}
+
+void rt_pool_set_host(struct rt_pool *pool, const struct rt_host *host, size_t stack_size)
+{
+    pool->host = host;
+    if (stack_size > pool->stack_size)
+        pool->stack_size = stack_size;
 }
 
 void rt_pool_ref(struct rt_pool *pool)
@@ -123,9 +140,15 @@ void rt_pool_wake_all(struct rt_pool *pool)
 {
     unsigned i;
 
-    for (i = 0; i < pool->worker_count; i++)
+    for (i = 0; i <= pool->worker_count; i++)
         rt_event_signal(&pool->workers[i].event);
     rt_poller_bell(&pool->poller);
+}
+
+void rt_pool_call_leader(struct rt_pool *pool)
+{
+    if (!rt_pool_wake_one(pool) && atomic_load(&pool->reserve) != 0)
+        rt_event_signal(&pool->workers[pool->worker_count].event);
 }
 
 bool rt_pool_has_jobs(const struct rt_pool *pool)
@@ -133,7 +156,7 @@ bool rt_pool_has_jobs(const struct rt_pool *pool)
     return !rt_stack_empty(&pool->submitted) || !rt_ring_empty(pool->ring);
 }
 
-static bool somebody_idle(const struct rt_pool *pool)
+bool rt_pool_somebody_idle(const struct rt_pool *pool)
 {
     unsigned word, words = (pool->worker_count + 63) / 64;
 
@@ -159,36 +182,91 @@ static void call_worker(struct rt_pool *pool)
         /* Who submitted meanwhile left the call to us, and a worker may have
          * gone to sleep before that. */
         rt_fence();
-    } while (rt_pool_has_jobs(pool) && somebody_idle(pool));
+    } while (rt_pool_has_jobs(pool) && rt_pool_somebody_idle(pool));
 }
 
 /* ---- jobs --------------------------------------------------------------- */
 
-int rt_pool_submit(struct rt_pool *pool, struct rt_job *job)
+int rt_pool_admit(struct rt_pool *pool, size_t n)
 {
-    uint32_t depth;
     int err = rt_pool_start(pool);
+    uint32_t depth;
 
     if (err)
         return err;
+    if (n > pool->queue_limit)
+        return RT_EFULL;
     /* Count before looking at the state: rt_pool_check_stopped() looks at the
      * count after it has set the state, so one of the two sees the other. */
-    depth = atomic_fetch_add(&pool->depth, 1) + 1;
+    depth = atomic_fetch_add(&pool->depth, (uint32_t)n) + (uint32_t)n;
     if (rt_pool_state(pool) >= RT_POOL_DRAINING)
         err = RT_ECLOSED;
     else if (depth > pool->queue_limit)
         err = RT_EFULL;
     if (err) {
-        atomic_fetch_sub(&pool->depth, 1);
+        atomic_fetch_sub(&pool->depth, (uint32_t)n);
         rt_poller_bell(&pool->poller);
         return err;
     }
     rt_atomic_max(&pool->depth_high, depth);
-    rt_count(&pool->submits, 1);
+    rt_count(&pool->submits, n);
+    return RT_OK;
+}
+
+int rt_pool_submit(struct rt_pool *pool, struct rt_job *job)
+{
+    int err = rt_pool_admit(pool, 1);
+
+    if (err)
+        return err;
     RT_CHECK(rt_job_move(job, RT_JOB_IDLE, RT_JOB_QUEUED));
+    job->next = NULL;
     rt_stack_push(&pool->submitted, &job->node);
     call_worker(pool);
     return RT_OK;
+}
+
+int rt_pool_submit_all(struct rt_pool *pool, struct rt_joblist *jobs)
+{
+    struct rt_job *job;
+    int err = jobs->head != NULL ? rt_pool_admit(pool, jobs->count) : RT_OK;
+
+    if (err || jobs->head == NULL)
+        return err;
+    for (job = jobs->head; job != NULL; job = job->next)
+        RT_CHECK(rt_job_move(job, RT_JOB_IDLE, RT_JOB_QUEUED));
+    job = jobs->head;
+    rt_joblist_init(jobs);
+    rt_stack_push(&pool->submitted, &job->node);
+    call_worker(pool);
+    return RT_OK;
+}
+
+/* If every worker is inside a job and nobody leads, make the thread that attends to
+ * connections.  Where the system has none left they wait for the first job to end.
+ * Looked at by who adds a source, after that, and by who takes a job, after it was
+ * counted as busy: so one of the two sees the other. */
+static void guard_sources(struct rt_pool *pool)
+{
+    struct rt_worker *reserve = &pool->workers[pool->worker_count];
+    sigset_t all, before;
+
+    if (atomic_load(&pool->poller.count) == 0 || atomic_load(&pool->lead) != 0 ||
+        atomic_load(&pool->busy) < atomic_load(&pool->started))
+        return;
+    if (atomic_load(&pool->reserve) != 0 || atomic_exchange(&pool->reserve, 1) != 0) {
+        rt_event_signal(&reserve->event);
+        return;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* The pool has a source or a job, so it does not stop meanwhile. */
+    atomic_fetch_add(&pool->live, 1);
+    if (rt_worker_start(reserve) != RT_OK) {
+        atomic_fetch_sub(&pool->live, 1);
+        atomic_store(&pool->reserve, 0);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 int rt_pool_add_source(struct rt_pool *pool, struct rt_source *src)
@@ -199,8 +277,8 @@ int rt_pool_add_source(struct rt_pool *pool, struct rt_source *src)
         err = rt_source_add(&pool->poller, src);
     /* A leader that left for a job while there was no source called nobody.
      * Partner: lead(), which drops the lead before it looks at the count. */
-    if (err == RT_OK && atomic_load(&pool->lead) == 0)
-        rt_pool_wake_one(pool);
+    if (err == RT_OK && atomic_load(&pool->lead) == 0 && !rt_pool_wake_one(pool))
+        guard_sources(pool);
     return err;
 }
 
@@ -218,12 +296,11 @@ static void refill(struct rt_pool *pool)
         struct rt_job **tail = &job;
 
         while (node != NULL) {
-            struct rt_job *taken = RT_CONTAINER_OF(node, struct rt_job, node);
-
+            /* A chain of one or more. */
+            *tail = RT_CONTAINER_OF(node, struct rt_job, node);
             node = node->next;
-            taken->next = NULL;
-            *tail = taken;
-            tail = &taken->next;
+            while (*tail != NULL)
+                tail = &(*tail)->next;
         }
     }
     while (job != NULL) {
@@ -239,6 +316,80 @@ static void refill(struct rt_pool *pool)
     atomic_store(&pool->refilling, 0);
 }
 
+bool rt_pool_has_turns(const struct rt_worker *worker)
+{
+    return worker->turns != NULL || !rt_stack_empty(&worker->inbox);
+}
+
+struct rt_job *rt_pool_take_turn(struct rt_worker *worker)
+{
+    struct rt_job *job = worker->turns, **tail = &job;
+
+    if (job == NULL) {
+        struct rt_node *node = rt_stack_take(&worker->inbox);
+
+        for (; node != NULL; node = node->next) {
+            *tail = RT_CONTAINER_OF(node, struct rt_job, node);
+            tail = &(*tail)->next;
+        }
+        *tail = NULL;
+    }
+    if (job == NULL)
+        return NULL;
+    worker->turns = job->next;
+    worker->shared_next = true;
+    atomic_fetch_add(&worker->pool->busy, 1);
+    guard_sources(worker->pool);
+    return job;
+}
+
+void rt_pool_put_turn(struct rt_pool *pool, struct rt_job *turn, struct rt_worker *worker)
+{
+    _Atomic uint64_t *idle;
+    uint64_t bit;
+
+    turn->next = NULL;
+    if (worker == NULL) {
+        rt_stack_push(&pool->submitted, &turn->node);
+        call_worker(pool);
+        return;
+    }
+    rt_stack_push(&worker->inbox, &turn->node);
+    /* Partners: park() and can_take_turns(), which announce before they look. */
+    rt_fence();
+    idle = &pool->idle[worker->index / 64];
+    bit = UINT64_C(1) << (worker->index % 64);
+    if ((atomic_load(idle) & bit) != 0 && (atomic_fetch_and(idle, ~bit) & bit) != 0) {
+        rt_event_signal(&worker->event);
+        rt_count(&pool->wakes, 1);
+    } else if (atomic_load(&pool->lead) == worker->index + 1) {
+        rt_poller_bell(&pool->poller);
+    }
+}
+
+bool rt_pool_begin(struct rt_pool *pool, struct rt_job *job, struct rt_worker *worker)
+{
+    uint64_t stop_at = atomic_load(&pool->stop_at);
+    int err = RT_OK;
+
+    /* The caller is busy, so the pool does not seem empty. */
+    atomic_fetch_sub(&pool->depth, 1);
+    if (stop_at != RT_NEVER && stop_at <= rt_now())
+        err = RT_ECLOSED;
+    else if (job->deadline != RT_NEVER && job->deadline <= rt_now())
+        err = RT_ETIMEOUT;
+    else if (!rt_job_move(job, RT_JOB_QUEUED, RT_JOB_RUNNING))
+        err = RT_ECANCELLED;
+    if (job->mailbox == NULL) {
+        job->err = err;
+    } else if (err) {
+        rt_pool_complete(job, err);
+        return false;
+    }
+    rt_count_own(&worker->stats.jobs, 1);
+    return true;
+}
+
 struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
 {
     struct rt_job *job;
@@ -246,6 +397,12 @@ struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
     /* I am looking: the next submit may call another.  Partner: call_worker(). */
     if (atomic_load(&pool->coming) != 0)
         atomic_exchange(&pool->coming, 0);
+    if (rt_pool_has_turns(worker) && !(worker->shared_next && rt_pool_has_jobs(pool))) {
+        if (rt_pool_has_jobs(pool))
+            call_worker(pool);
+        return rt_pool_take_turn(worker);
+    }
+    worker->shared_next = false;
     for (;;) {
         job = rt_ring_pop(pool->ring);
         if (job == NULL) {
@@ -255,19 +412,11 @@ struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
         if (job == NULL)
             return NULL;
         atomic_fetch_add(&pool->busy, 1);
-        atomic_fetch_sub(&pool->depth, 1);
+        guard_sources(pool);
         if (rt_pool_has_jobs(pool))
             call_worker(pool);
-        if (atomic_load(&pool->stop_at) <= rt_now()) {
-            rt_pool_complete(job, RT_ECLOSED);
-        } else if (job->deadline != RT_NEVER && job->deadline <= rt_now()) {
-            rt_pool_complete(job, RT_ETIMEOUT);
-        } else if (!rt_job_move(job, RT_JOB_QUEUED, RT_JOB_RUNNING)) {
-            rt_pool_complete(job, RT_ECANCELLED);
-        } else {
-            rt_count_own(&worker->stats.jobs, 1);
+        if (job->turn || rt_pool_begin(pool, job, worker))
             return job;
-        }
         rt_pool_job_ended(pool);
     }
 }
@@ -379,6 +528,16 @@ int rt_pool_close(struct rt_pool *pool, uint64_t stop_at, struct rt_job *job)
         rt_pool_wake_all(pool);
     }
     return RT_OK;
+}
+
+void rt_pool_stop_waiting(struct rt_pool *pool)
+{
+    struct rt_job *job = __atomic_load_n(&pool->close_job, __ATOMIC_SEQ_CST);
+
+    if (job != NULL && job != CLOSE_JOB_TAKEN &&
+        __atomic_compare_exchange_n(&pool->close_job, &job, NULL, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST))
+        rt_pool_complete(job, RT_ETIMEOUT);
 }
 
 /* Called by workers between what they do, so that the last thing to end is

@@ -1,5 +1,9 @@
 /* A pool: a fixed number of workers, their queue of jobs and their poller.
  *
+ * One thread more is made where every worker is inside a job, which may take long, when
+ * a connection is added: the reserve.  It leads and runs no jobs, so that connections
+ * are attended to.
+ *
  * The number of workers is set when the pool is made; the threads start at the
  * first use.  A pool is an object: there is no process-wide state, but for one
  * number that counts forks.
@@ -43,6 +47,8 @@ struct rt_pool {
     unsigned worker_count; /* as configured */
     _Atomic uint32_t started; /* threads made */
     uint32_t queue_limit;  /* jobs that may be queued */
+    size_t stack_size;     /* of each thread, in bytes */
+    const struct rt_host *host; /* of hosted jobs, or NULL */
     uint64_t fork_count;   /* forks seen when it was made */
 
     _Atomic uint32_t state;
@@ -58,7 +64,9 @@ struct rt_pool {
     _Atomic uint32_t busy;   /* jobs being run */
     _Atomic uint64_t loop_commands; /* replies matched by mailboxes' owners */
     _Atomic uint32_t coming; /* 1: a worker was woken and has not looked yet */
-    _Atomic uint32_t lead;   /* 1: somebody leads */
+    _Atomic uint32_t lead;   /* who leads: the worker's index and 1, or 0 */
+    _Atomic uint32_t reserve; /* 1: there is a reserve, workers[worker_count] */
+    _Atomic uint32_t leader_waits; /* for somebody to lead instead: it has turns to run */
     _Atomic uint64_t idle[RT_IDLE_WORDS];
 
     _Atomic uint64_t submits;
@@ -73,6 +81,11 @@ struct rt_pool {
  * queued jobs (1 to 2^24).  0, RT_EINVAL, RT_ENOMEM or RT_ESYS. */
 int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out);
 
+/* Name the host of the pool's hosted jobs, which must outlive the workers, and the
+ * size of the stacks that they need.
+ * Thread: the owner, before the first use. */
+void rt_pool_set_host(struct rt_pool *pool, const struct rt_host *host, size_t stack_size);
+
 /* Start the workers if they have not been.  0, RT_ESYS or RT_ECLOSED.
  * Thread: any.  Blocks: for the creation of threads, once. */
 int rt_pool_start(struct rt_pool *pool);
@@ -81,6 +94,11 @@ int rt_pool_start(struct rt_pool *pool);
  * 0, RT_EFULL or RT_ECLOSED; the job is the pool's only on 0.
  * Thread: any.  GIL: may be held.  Blocks: no. */
 int rt_pool_submit(struct rt_pool *pool, struct rt_job *job);
+
+/* Queue all jobs of a list, in order and with one wake-up; the list is empty
+ * afterwards.  All or none: 0, RT_EFULL or RT_ECLOSED.
+ * Thread: any.  GIL: may be held.  Blocks: no. */
+int rt_pool_submit_all(struct rt_pool *pool, struct rt_joblist *jobs);
 
 /* Add src to the poller of a pool, which is started if need be, and see to it
  * that somebody leads.  0, RT_ESYS or RT_ECLOSED.
@@ -96,6 +114,10 @@ void rt_pool_complete(struct rt_job *job, int err);
  * with RT_ECLOSED and stays the caller's.
  * Thread: any.  Blocks: no. */
 int rt_pool_close(struct rt_pool *pool, uint64_t stop_at, struct rt_job *job);
+
+/* Send the job of rt_pool_close() home now, with RT_ETIMEOUT: a worker does not end.
+ * Thread: any.  Blocks: no. */
+void rt_pool_stop_waiting(struct rt_pool *pool);
 
 /* Wait until every worker has ended or `until` passed; whether they have.
  * Thread: any but a worker.  GIL: must not be held.  Blocks: yes. */
@@ -123,11 +145,23 @@ static inline enum rt_pool_state rt_pool_state(const struct rt_pool *pool)
 
 /* For rt_worker.c. */
 struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker);
+bool rt_pool_has_turns(const struct rt_worker *worker);
+struct rt_job *rt_pool_take_turn(struct rt_worker *worker); /* the worker itself */
+bool rt_pool_somebody_idle(const struct rt_pool *pool);
 void rt_pool_job_ended(struct rt_pool *pool); /* after each job taken was run */
 bool rt_pool_has_jobs(const struct rt_pool *pool);
 bool rt_pool_wake_one(struct rt_pool *pool);
+void rt_pool_call_leader(struct rt_pool *pool); /* nobody leads: have somebody come */
 void rt_pool_wake_all(struct rt_pool *pool);
 bool rt_pool_check_stopped(struct rt_pool *pool);
+
+/* For rt_lane.c.  Count n jobs in as rt_pool_submit() does; 0, RT_EFULL or
+ * RT_ECLOSED. */
+int rt_pool_admit(struct rt_pool *pool, size_t n);
+/* Queue a lane's turn, for one worker or (NULL) for any. */
+void rt_pool_put_turn(struct rt_pool *pool, struct rt_job *turn, struct rt_worker *worker);
+/* Begin a job that was counted in: whether it is to be run, by the caller. */
+bool rt_pool_begin(struct rt_pool *pool, struct rt_job *job, struct rt_worker *worker);
 void rt_pool_worker_ended(struct rt_pool *pool);
 
 #endif

@@ -3,21 +3,37 @@
 #include <limits.h>
 #include <stdio.h>
 
+#include "rt_mailbox.h"
 #include "rt_pool.h"
 
-#if RT_TSAN || RT_ASAN
-#define STACK_SIZE ((size_t)2 << 20)
-#else
-#define STACK_SIZE ((size_t)256 << 10)
-#endif
+static _Thread_local struct rt_worker *current;
+
+struct rt_worker *rt_worker_current(void)
+{
+    return current;
+}
 
 /* Whether a worker that leads may run a job itself.  In a pool that carries
- * connections the last free worker keeps to them, unless it is the only one:
- * calls that take long must not hold up replies. */
+ * connections the last free worker keeps to them, unless it is the only one or there
+ * is a reserve: calls that take long must not hold up replies. */
 static bool leader_takes_jobs(const struct rt_pool *pool)
 {
     return atomic_load(&pool->started) <= 1 || atomic_load(&pool->poller.count) == 0 ||
+           atomic_load(&pool->reserve) != 0 ||
            atomic_load(&pool->stop_at) <= rt_now(); /* too late to run: to be failed */
+}
+
+/* Whether a worker that leads has turns of its own and somebody to lead instead. */
+static bool can_take_turns(struct rt_worker *worker)
+{
+    struct rt_pool *pool = worker->pool;
+
+    if (!rt_pool_has_turns(worker))
+        return false;
+    /* Announce before the look.  Partner: the look at leader_waits in park(). */
+    atomic_store(&pool->leader_waits, 1);
+    rt_fence();
+    return leader_takes_jobs(pool) || rt_pool_somebody_idle(pool);
 }
 
 static bool has_other_work(struct rt_worker *worker)
@@ -27,14 +43,16 @@ static bool has_other_work(struct rt_worker *worker)
     if (rt_pool_state(pool) >= RT_POOL_DRAINING &&
         (rt_pool_state(pool) == RT_POOL_STOPPED || rt_pool_check_stopped(pool)))
         return true;
-    return rt_pool_has_jobs(pool) && leader_takes_jobs(pool);
+    if (worker->reserve)
+        return false;
+    return (rt_pool_has_jobs(pool) && leader_takes_jobs(pool)) || can_take_turns(worker);
 }
 
 static bool take_lead(struct rt_worker *worker)
 {
     uint32_t nobody = 0;
 
-    if (!atomic_compare_exchange_strong(&worker->pool->lead, &nobody, 1))
+    if (!atomic_compare_exchange_strong(&worker->pool->lead, &nobody, worker->index + 1))
         return false;
     worker->leading = true;
     return true;
@@ -53,26 +71,62 @@ void rt_worker_pass_lead(struct rt_worker *worker)
 {
     struct rt_pool *pool = worker->pool;
 
-    if (!worker->leading || atomic_load(&pool->started) <= 1)
+    if (!worker->leading ||
+        (atomic_load(&pool->started) <= 1 && atomic_load(&pool->reserve) == 0))
         return;
     rt_poller_put_back(&pool->poller, worker);
     drop_lead(worker);
-    rt_pool_wake_one(pool);
+    rt_pool_call_leader(pool);
 }
 
-/* Take turns in the poller until there is a job to run or the pool stops. */
-static void lead(struct rt_worker *worker)
+void rt_worker_leave(struct rt_worker *worker)
+{
+    if (worker->held)
+        worker->pool->host->leave(worker);
+    rt_worker_post(worker);
+}
+
+void rt_worker_post(struct rt_worker *worker)
+{
+    if (worker->finished.head != NULL)
+        rt_mailbox_post(worker->finished.head->mailbox, &worker->finished);
+}
+
+void rt_worker_finish(struct rt_worker *worker, struct rt_job *job, int err)
+{
+    if (worker->finished.head != NULL && worker->finished.head->mailbox != job->mailbox)
+        rt_worker_post(worker);
+    rt_job_finish(job, err);
+    rt_joblist_append(&worker->finished, job);
+}
+
+/* Take turns in the poller until there is a job to run or the pool stops.  The job,
+ * where it must be this worker that runs it. */
+static struct rt_job *lead(struct rt_worker *worker)
 {
     struct rt_pool *pool = worker->pool;
 
-    while (worker->leading && !has_other_work(worker))
-        rt_poller_turn(&pool->poller, worker, has_other_work);
-    if (!worker->leading)
-        return;
-    rt_poller_put_back(&pool->poller, worker);
-    drop_lead(worker);
-    if (atomic_load(&pool->poller.count) != 0)
-        rt_pool_wake_one(pool);
+    for (;;) {
+        while (worker->leading && !has_other_work(worker))
+            rt_poller_turn(&pool->poller, worker, has_other_work);
+        if (!worker->leading)
+            return NULL;
+        rt_poller_put_back(&pool->poller, worker);
+        drop_lead(worker);
+        atomic_store(&pool->leader_waits, 0);
+        if (atomic_load(&pool->poller.count) == 0)
+            return NULL;
+        /* Somebody comes to lead.  To look for jobs like everybody would be to find
+         * that nobody leads yet, and to lead again. */
+        if (rt_pool_wake_one(pool))
+            return rt_pool_has_turns(worker) ? rt_pool_take_turn(worker) : NULL;
+        if (leader_takes_jobs(pool) || rt_pool_state(pool) == RT_POOL_STOPPED) {
+            rt_pool_call_leader(pool);
+            return NULL;
+        }
+        if (!take_lead(worker))
+            return NULL;
+    }
 }
 
 /* One look at the connections between two jobs, so that a queue that never
@@ -83,12 +137,13 @@ static void look_between_jobs(struct rt_worker *worker)
 
     if (atomic_load(&pool->poller.count) == 0 || !take_lead(worker))
         return;
+    rt_worker_leave(worker);
     rt_poller_turn(&pool->poller, worker, has_other_work);
     if (!worker->leading)
         return;
     rt_poller_put_back(&pool->poller, worker);
     drop_lead(worker);
-    rt_pool_wake_one(pool);
+    rt_pool_call_leader(pool);
 }
 
 static void park(struct rt_worker *worker)
@@ -101,12 +156,31 @@ static void park(struct rt_worker *worker)
     /* Announce before the last look.  Partners: call_worker() and
      * rt_worker_pass_lead(), which publish before they look for idle ones. */
     atomic_fetch_or(idle, bit);
-    if (!rt_pool_has_jobs(pool) && atomic_load(&pool->lead) != 0 &&
-        rt_pool_state(pool) != RT_POOL_STOPPED) {
+    rt_fence();
+    if (atomic_load(&pool->leader_waits) != 0)
+        rt_poller_bell(&pool->poller);
+    if (!rt_pool_has_jobs(pool) && !rt_pool_has_turns(worker) &&
+        atomic_load(&pool->lead) != 0 && rt_pool_state(pool) != RT_POOL_STOPPED) {
         rt_event_wait(&worker->event, snapshot);
         rt_count_own(&worker->stats.wakeups, 1);
     }
     atomic_fetch_and(idle, ~bit);
+}
+
+/* The reserve: lead whenever nobody does. */
+static void stand_by(struct rt_worker *worker)
+{
+    struct rt_pool *pool = worker->pool;
+    uint32_t snapshot;
+
+    while (rt_pool_state(pool) != RT_POOL_STOPPED) {
+        snapshot = rt_event_value(&worker->event);
+        if (take_lead(worker))
+            (void)lead(worker);
+        /* Partner: rt_pool_call_leader(), after the lead was dropped. */
+        else if (atomic_load(&pool->lead) != 0 && rt_pool_state(pool) != RT_POOL_STOPPED)
+            rt_event_wait(&worker->event, snapshot);
+    }
 }
 
 static void *worker_main(void *arg)
@@ -115,27 +189,38 @@ static void *worker_main(void *arg)
     struct rt_pool *pool = worker->pool;
     char name[16];
 
+    current = worker;
     /* By the thread itself: nobody else may touch one that may have ended. */
     snprintf(name, sizeof name, "offloop-w%u", worker->index % 10000);
     (void)pthread_setname_np(pthread_self(), name);
+    if (worker->reserve)
+        stand_by(worker);
     while (rt_pool_state(pool) != RT_POOL_STOPPED) {
         struct rt_job *job = NULL;
 
         /* Connections before calls: the last free worker must not take a job. */
         if (leader_takes_jobs(pool) || !take_lead(worker))
             job = rt_pool_take(pool, worker);
-        if (worker->leading) {
-            lead(worker);
-        } else if (job != NULL) {
-            job->run(job, worker);
-            rt_pool_job_ended(pool);
-            look_between_jobs(worker);
-        } else if (take_lead(worker)) {
-            lead(worker);
-        } else {
+        if (job == NULL || !job->hosted)
+            rt_worker_leave(worker);
+        if (job == NULL && (worker->leading || take_lead(worker))) {
+            job = lead(worker);
+        } else if (job == NULL) {
             park(worker);
         }
+        if (job == NULL)
+            continue;
+        rt_worker_post(worker);
+        job->run(job, worker);
+        /* A forked child comes out of the job that forked: all else is the parent's. */
+        if (rt_pool_forked(pool))
+            return NULL;
+        rt_pool_job_ended(pool);
+        look_between_jobs(worker);
     }
+    rt_worker_leave(worker);
+    if (worker->guest != NULL)
+        pool->host->ended(worker);
     rt_pool_worker_ended(pool);
     return NULL;
 }
@@ -149,7 +234,7 @@ int rt_worker_start(struct rt_worker *worker)
     if (pthread_attr_init(&attr) != 0)
         return RT_ESYS;
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, STACK_SIZE);
+    pthread_attr_setstacksize(&attr, worker->pool->stack_size);
     failed = pthread_create(&thread, &attr, worker_main, worker);
     pthread_attr_destroy(&attr);
     return failed ? RT_ESYS : RT_OK;

@@ -1,12 +1,24 @@
 """The native part of offloop; see csrc/python."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping, Set
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    MutableMapping,
+    Set,
+)
+from concurrent.futures import Future as ExecutorFuture
 from contextvars import Context
 from types import GenericAlias, ModuleType, TracebackType
-from typing import Any, final
+from typing import Any, ParamSpec, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 @final
 class Future(Coroutine[Any, Any, Any]):
@@ -85,11 +97,44 @@ def _setup_pubsub(
     /,
 ) -> None: ...
 def _next_message(pubsub: Any, timeout: float | None, /) -> Any: ...
+def _setup_calls(
+    *,
+    executor_future: type[ExecutorFuture[Any]],
+    adopt: Callable[[str | None, int, Callable[..., object] | None, tuple[Any, ...] | None], bool],
+    forget: Callable[[], object],
+    deferred: Callable[
+        [Callable[..., Coroutine[Any, Any, Any]], tuple[Any, ...], dict[str, Any]],
+        Coroutine[Any, Any, Any],
+    ],
+    timeout_error: Callable[[str, bool], BaseException],
+    closed_error: type[Exception],
+    full_error: type[Exception],
+    broken_error: type[Exception],
+) -> None: ...
+def _quit(grace: float, /) -> bool: ...
+def _forked() -> None: ...
 def build_info() -> dict[str, Any]: ...
 
 @disjoint_base
 class Pool:
-    def __init__(self, workers: int = 4, *, queue: int = 65536) -> None: ...
+    def __init__(
+        self,
+        workers: int = 4,
+        *,
+        queue: int = 65536,
+        thread_name_prefix: str | None = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None: ...
+    def call(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Coroutine[Any, Any, _T]: ...
+    def submit(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> ExecutorFuture[_T]: ...
+    def _call_all(
+        self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]], /
+    ) -> list[Future]: ...
     @property
     def workers(self) -> int: ...
     @property
@@ -98,11 +143,47 @@ class Pool:
     def closed(self) -> bool: ...
     @property
     def _ended(self) -> bool: ...
+    @property
+    def _broken(self) -> bool: ...
+    @property
+    def _busy(self) -> int: ...
     def stats(self) -> dict[str, Any]: ...
     def _close(self, timeout: float, /) -> Future | None: ...
-    def _shutdown(self, timeout: float, wait: bool, /) -> bool: ...
+    def _end(self, timeout: float, wait: bool, /) -> bool: ...
+    def _give_up(self) -> None: ...
     def _detach(self) -> None: ...
     def _echo(self, value: Any, pause: float = 0.0, /) -> Future: ...
+
+@disjoint_base
+class Lane:
+    def __new__(cls, pool: Pool, *, pinned: bool = False) -> Self: ...
+    @property
+    def pool(self) -> Pool: ...
+    @property
+    def pinned(self) -> bool: ...
+    def call(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Coroutine[Any, Any, _T]: ...
+    def submit(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> ExecutorFuture[_T]: ...
+    def _call_all(
+        self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]], /
+    ) -> list[Future]: ...
+
+@disjoint_base
+class Caller:
+    def __new__(cls, way: Pool | Lane, timeout: float | None) -> Self: ...
+    @property
+    def pool(self) -> Pool: ...
+    @property
+    def timeout(self) -> float | None: ...
+    def call(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Coroutine[Any, Any, _T]: ...
+    def _call_all(
+        self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]], /
+    ) -> list[Future]: ...
 
 @final
 class Channel:

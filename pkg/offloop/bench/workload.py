@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
@@ -16,7 +17,7 @@ WIDE = "offloop:bench:wide"
 BIG = "offloop:bench:big"
 _KEYS = (KEY, HASH, ZSET, LIST, WIDE, BIG)
 _ITEMS = [b"item-%d" % number for number in range(10_000)]
-_FIELDS = {b"field-%d" % number: VALUE for number in range(1_000)}
+_FIELDS: dict[Any, Any] = {b"field-%d" % number: VALUE for number in range(1_000)}
 _BYTES = b"\xa5" * 10_000_000
 
 
