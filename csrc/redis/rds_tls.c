@@ -223,15 +223,13 @@ static int no_password(char *buf, int size, int writing, void *user)
     return -1;
 }
 
-/* Whether reading stopped because there was no more. */
-static bool came_to_end(bool pem)
+/* Whether reading PEM stopped because there was no more certificate: other text may
+ * be around them.  DER is nothing else, to the last byte. */
+static bool no_more_pem(void)
 {
     unsigned long code = ERR_peek_last_error();
 
-    if (pem)
-        return ERR_GET_LIB(code) == ERR_LIB_PEM && ERR_GET_REASON(code) == PEM_R_NO_START_LINE;
-    return code == 0 || (ERR_GET_LIB(code) == ERR_LIB_ASN1 &&
-                         ERR_GET_REASON(code) == ASN1_R_HEADER_TOO_LONG);
+    return ERR_GET_LIB(code) == ERR_LIB_PEM && ERR_GET_REASON(code) == PEM_R_NO_START_LINE;
 }
 
 static bool use_ca_data(SSL_CTX *context, const struct rds_tls_options *o, char *why, size_t size)
@@ -247,16 +245,18 @@ static bool use_ca_data(SSL_CTX *context, const struct rds_tls_options *o, char 
     bio = BIO_new_mem_buf(o->ca_data, (int)o->ca_data_len);
     if (bio == NULL)
         return cannot(why, size, "ssl_ca_data", "");
-    while (ok) {
+    while (ok && (o->ca_data_pem || !BIO_eof(bio))) {
         cert = o->ca_data_pem ? PEM_read_bio_X509(bio, NULL, no_password, NULL)
                               : d2i_X509_bio(bio, NULL);
-        if (cert == NULL)
+        if (cert == NULL) {
+            ok = o->ca_data_pem && no_more_pem();
             break;
+        }
         ok = X509_STORE_add_cert(store, cert) == 1;
         X509_free(cert);
         count++;
     }
-    ok = ok && count > 0 && came_to_end(o->ca_data_pem);
+    ok = ok && count > 0;
     BIO_free(bio);
     if (!ok)
         return cannot(why, size, "ssl_ca_data", "");
