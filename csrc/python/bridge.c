@@ -3,6 +3,7 @@
 #include "call.h"
 #include "channel_type.h"
 #include "errors.h"
+#include "host.h"
 #include "lease_type.h"
 #include "pool_type.h"
 
@@ -121,12 +122,37 @@ static void unlist_call(struct core_bridge *bridge, struct core_job *job)
         bridge->calls = job->next_call;
 }
 
+/* List the bridge with those whose jobs come home to nobody, or take it off. */
+static void set_orphan(struct core_bridge *bridge, bool orphan)
+{
+    struct core_host *host = bridge->st->native.host;
+    struct core_bridge **link = &host->orphans;
+
+    if (bridge->orphan == orphan)
+        return;
+    bridge->orphan = orphan;
+    if (orphan) {
+        bridge->next_orphan = host->orphans;
+        host->orphans = bridge;
+        atomic_fetch_add(&host->orphan_count, 1);
+        return;
+    }
+    while (*link != NULL && *link != bridge)
+        link = &(*link)->next_orphan;
+    if (*link == NULL)
+        return; /* a forked child has forgotten them */
+    *link = bridge->next_orphan;
+    atomic_fetch_sub(&host->orphan_count, 1);
+}
+
 static void count_home(struct core_bridge *bridge, struct core_job *job)
 {
     if (job->call != NULL)
         unlist_call(bridge, job);
     bridge->waiting -= job->waits;
-    if (--bridge->outstanding == 0)
+    if (--bridge->outstanding == 0 && bridge->orphan)
+        set_orphan(bridge, false);
+    if (bridge->outstanding == 0)
         Py_DECREF(bridge); /* never the last one: whoever calls holds another */
 }
 
@@ -186,6 +212,13 @@ void core_bridge_forget(struct core_job *job)
     Py_DECREF(lease);
 }
 
+/* Whether a job that was refused for err may wait for room: the pool is full of what
+ * others sent, and something of ours will come home, after which it is tried again. */
+static bool may_wait(const struct core_bridge *bridge, const struct core_job *job, int err)
+{
+    return err == RT_EFULL && job->call != NULL && bridge->outstanding > 0;
+}
+
 int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut)
 {
     int err;
@@ -194,6 +227,10 @@ int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObj
     err = submit(bridge, job);
     if (err == RT_OK) {
         count_out(bridge);
+        return RT_OK;
+    }
+    if (may_wait(bridge, job, err)) {
+        rt_joblist_append(&bridge->parked, &job->rds.base);
         return RT_OK;
     }
     job->rds.base.owner = NULL;
@@ -247,6 +284,12 @@ int core_bridge_send_all(struct core_bridge *bridge, struct core_job **jobs, PyO
         for (i = 0; i < room; i++)
             list_call(bridge, jobs[i]);
         err = send_all(jobs[0], &list);
+        for (i = 0; err != RT_OK && i < room; i++)
+            count_home(bridge, jobs[i]);
+        if (err != RT_OK && may_wait(bridge, jobs[0], err)) {
+            room = 0;
+            err = RT_OK;
+        }
     }
     if (err == RT_OK) {
         for (i = room; i < count; i++)
@@ -254,8 +297,6 @@ int core_bridge_send_all(struct core_bridge *bridge, struct core_job **jobs, PyO
         count_out(bridge);
         return 0;
     }
-    for (i = 0; i < room; i++)
-        count_home(bridge, jobs[i]);
     for (i = 0; i < count; i++) {
         jobs[i]->rds.base.owner = NULL;
         untie(futs[i]);
@@ -271,6 +312,7 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
         struct core_job *job = core_job_of(rt_joblist_pop(&bridge->parked));
         PyObject *fut = job->rds.base.owner, *exception;
         bool call = job->call != NULL;
+        struct rt_joblist first;
         int err;
 
         if (fut == NULL) {
@@ -281,6 +323,12 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
         if (err == RT_OK) {
             count_out(bridge);
             continue;
+        }
+        if (may_wait(bridge, job, err)) {
+            rt_joblist_init(&first);
+            rt_joblist_append(&first, &job->rds.base);
+            rt_joblist_prepend_all(&bridge->parked, &first);
+            return 0;
         }
         core_bridge_recycle(bridge, job);
         loosen(fut);
@@ -402,6 +450,10 @@ void core_bridge_discard(struct core_bridge *bridge)
     struct rt_job *base;
 
     Py_INCREF(bridge);
+    /* Before looking: a worker posts and then looks at the list.  Partner: idle(). */
+    if (bridge->outstanding > 0)
+        set_orphan(bridge, true);
+    rt_fence();
     rt_mailbox_begin(bridge->mailbox);
     while ((base = rt_mailbox_next(bridge->mailbox)) != NULL) {
         struct core_job *job = core_job_of(base);
@@ -427,6 +479,21 @@ void core_bridge_discard(struct core_bridge *bridge)
             untie(fut);
     }
     Py_DECREF(bridge);
+}
+
+void core_bridge_discard_orphans(struct core_host *host)
+{
+    struct core_bridge *bridge = host->orphans;
+
+    while (bridge != NULL) {
+        struct core_bridge *next;
+
+        Py_INCREF(bridge);
+        core_bridge_discard(bridge);
+        next = bridge->orphan ? bridge->next_orphan : host->orphans; /* one less: begin anew */
+        Py_DECREF(bridge);
+        bridge = next;
+    }
 }
 
 /* Whether the bridge's loop can never run again. */

@@ -60,7 +60,9 @@ struct core_bridge {
     PyObject *loop_ref;       /* weak reference */
     struct rt_mailbox *mailbox;
     struct core_bridge *next; /* in the pool's list */
+    struct core_bridge *next_orphan;
     bool listed, reading;
+    bool orphan;              /* in the host's list */
     bool debug;               /* loop.get_debug() at the last drain */
     uint64_t outstanding;     /* jobs submitted and not home */
     uint64_t waiting;         /* of them those that wait on a server */
@@ -117,6 +119,9 @@ void core_bridge_forget(struct core_job *job);
  * Thread: any, GIL held. */
 bool core_bridge_is_homeless(struct core_bridge *bridge);
 void core_bridge_discard(struct core_bridge *bridge);
+
+/* The same for all bridges whose loop was found gone while jobs were out. */
+void core_bridge_discard_orphans(struct core_host *host);
 
 static inline struct core_job *core_job_of(struct rt_job *base)
 {

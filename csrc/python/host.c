@@ -54,6 +54,30 @@ static void leave(struct rt_worker *worker)
     atomic_fetch_sub(&guest->host->inside, 1);
 }
 
+static bool go_in(struct core_host *host);
+static struct guest *make_guest(struct core_host *host);
+
+/* What was posted just now may be for a loop that died at the same time, after which
+ * nobody looked.  Partner: core_bridge_discard(), which counts before it looks. */
+static void idle(struct rt_worker *worker)
+{
+    struct core_host *host =
+        RT_CONTAINER_OF((struct rt_host *)(uintptr_t)worker->pool->host, struct core_host, rt);
+    struct guest *guest = worker->guest;
+
+    rt_fence();
+    if (atomic_load(&host->orphan_count) == 0 || !go_in(host))
+        return;
+    if (guest == NULL)
+        worker->guest = guest = make_guest(host);
+    if (guest != NULL) {
+        PyEval_RestoreThread(guest->ts);
+        core_bridge_discard_orphans(host);
+        (void)PyEval_SaveThread();
+    }
+    atomic_fetch_sub(&host->inside, 1);
+}
+
 /* Count in, unless the gate is shut. */
 static bool go_in(struct core_host *host)
 {
@@ -97,7 +121,7 @@ struct core_host *core_host_new(void)
         PyErr_NoMemory();
         return NULL;
     }
-    host->rt = (struct rt_host){ .leave = leave, .ended = ended };
+    host->rt = (struct rt_host){ .leave = leave, .idle = idle, .ended = ended };
     host->interp = PyInterpreterState_Get();
     if (core_baton_init(&host->baton) < 0) {
         free(host);
@@ -241,6 +265,8 @@ PyObject *core_host_forked(PyObject *module, PyObject *unused)
     (void)unused;
     atomic_store(&host->inside, 0);
     atomic_store(&host->submitted, 0);
+    atomic_store(&host->orphan_count, 0);
+    host->orphans = NULL;
     (void)core_baton_init(&host->baton); /* some worker may have held it */
     Py_RETURN_NONE;
 }

@@ -32,6 +32,8 @@ struct core_host {
     _Atomic uint32_t shut;
     _Atomic uint64_t submitted; /* executor's calls that are not done; under the GIL */
     struct core_baton baton;
+    struct core_bridge *orphans; /* under the GIL: calls are out whose loop is gone */
+    _Atomic uint32_t orphan_count;
     bool exiting;               /* under the GIL: the executor takes no more */
 };
 

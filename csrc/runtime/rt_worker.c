@@ -81,9 +81,13 @@ void rt_worker_pass_lead(struct rt_worker *worker)
 
 void rt_worker_leave(struct rt_worker *worker)
 {
+    const struct rt_host *host = worker->pool->host;
+
     if (worker->held)
-        worker->pool->host->leave(worker);
+        host->leave(worker);
     rt_worker_post(worker);
+    if (host != NULL)
+        host->idle(worker);
 }
 
 void rt_worker_post(struct rt_worker *worker)

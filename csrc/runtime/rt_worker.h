@@ -35,6 +35,8 @@ struct rt_worker;
 struct rt_host {
     /* Let go of it: `held` is false afterwards.  Thread: the worker. */
     void (*leave)(struct rt_worker *worker);
+    /* The worker has sent home what it had, holds nothing and may wait now. */
+    void (*idle)(struct rt_worker *worker);
     /* The thread ends; nothing is held.  Called for workers with a guest only. */
     void (*ended)(struct rt_worker *worker);
 };

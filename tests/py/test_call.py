@@ -417,26 +417,33 @@ async def test_over_the_bound_calls_wait_in_order() -> None:
         assert pool.stats()["queue_high_water"] <= 4
 
 
-def test_two_loops_that_fill_one_queue_get_a_clear_error() -> None:
-    pool = offloop.Pool(1, queue=2)
-    gate = threading.Event()
-
-    async def fill() -> None:
-        calls = [pool.call(gate.wait, 20) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        await asyncio.to_thread(asyncio.run, other())
-        gate.set()
-        await asyncio.gather(*calls)
-
-    async def other() -> None:
+async def test_a_queue_full_of_what_others_sent() -> None:
+    """Who has something under way waits for room; who has nothing is told at once."""
+    async with opened(1, queue=2) as pool:
+        gate = threading.Event()
+        futures = [pool.submit(gate.wait, 50)]
+        await until(lambda: pool._busy == 1)
+        futures += [pool.submit(len, "a") for _ in range(2)]
         with pytest.raises(offloop.PoolFullError, match="queue is full"):
-            for _ in range(5):
-                await outcome(asyncio.wait_for(asyncio.shield(pool.call(len, "")), 0.01))
+            pool.call(len, "")
+        with pytest.raises(offloop.PoolFullError, match="queue is full"):
+            pool.map_async(len, ["a"])
         gate.set()
-        await until(lambda: pool.stats()["queue_depth"] == 0)
+        assert await asyncio.gather(*map(asyncio.wrap_future, futures)) == [True, 1, 1]
 
-    run(fill())
-    run(pool.aclose())
+        gate.clear()
+        first = pool.call(gate.wait, 50)
+        await until(lambda: pool._busy == 1)
+        futures = [pool.submit(len, "a") for _ in range(2)]
+        late = pool.call(len, "ab")
+        batch = pool.map_async(len, ["a", "bc", "def"])
+        cancelled = pool.call(len, "")
+        cancelled.cancel()
+        assert pool.stats()["waiting"] == 5
+        gate.set()
+        assert await first and await late == 2
+        assert await batch == [1, 2, 3]
+        assert [future.result(20) for future in futures] == [1, 1]
 
 
 # ---- bind, offload --------------------------------------------------------------------

@@ -389,6 +389,11 @@ static void host_leave(struct rt_worker *worker)
     pthread_mutex_unlock(&costly);
 }
 
+static void host_idle(struct rt_worker *worker)
+{
+    MT_CHECK(!worker->held && worker->finished.head == NULL);
+}
+
 static void host_ended(struct rt_worker *worker)
 {
     MT_CHECK(!worker->held);
@@ -419,7 +424,8 @@ static void not_held(struct call *call, struct rt_worker *worker)
 
 static void held_from_one_to_the_next(bool in_lane)
 {
-    static const struct rt_host host = { .leave = host_leave, .ended = host_ended };
+    static const struct rt_host host = { .leave = host_leave, .idle = host_idle,
+                                         .ended = host_ended };
     struct gate gate = { 0, 0 };
     struct call blocked, calls[300];
     struct rt_pool *pool;
