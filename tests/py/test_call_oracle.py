@@ -65,7 +65,7 @@ class Oracle:
         self.lanes = [Lane(pool, pinned=i % 3 == 0) for i in range(12)]
         self.made = 0
         self.runs: dict[int, int] = {}
-        self.counts = dict.fromkeys(("good", "failed", "cancelled", "late", "unborn"), 0)
+        self.counts = dict.fromkeys(("good", "failed", "cancelled", "late", "unborn", "refused"), 0)
 
     def work(self, number: int, lane: Lane | None, pause: float, fail: bool) -> tuple[str, int]:
         """What every call runs."""
@@ -105,7 +105,11 @@ class Oracle:
         rnd = self.random
         while self.left > 0:
             self.left -= 1
-            number, fail, call = self.call()
+            try:
+                number, fail, call = self.call()
+            except offloop.PoolFullError:
+                await self.refused(self.made - 1)
+                continue
             future: Any = asyncio.ensure_future(call)
             cancelled = rnd.random() < 0.15
             if cancelled:
@@ -135,15 +139,27 @@ class Oracle:
             self.counts["good"] += 1
         assert self.runs.pop(number) == 1, f"{number} did not run once"
 
+    async def refused(self, number: int) -> None:
+        """The queue is full, and nobody waits for room: of `submit`, or of the first call."""
+        self.counts["refused"] += 1
+        assert number not in self.runs
+        self.runs[number] = 0
+        await asyncio.sleep(0.001)
+
     async def batches(self) -> None:
         """Some go together, beside the others."""
         while self.left > 0:
             self.left -= 50
             first = self.made
             self.made += 50
-            got = await self.pool.map_async(
-                self.work, range(first, first + 50), [None] * 50, [-1.0] * 50, [False] * 50
-            )
+            try:
+                batch = self.pool.map_async(
+                    self.work, range(first, first + 50), [None] * 50, [-1.0] * 50, [False] * 50
+                )
+            except offloop.PoolFullError:
+                await self.refused(first)
+                continue
+            got = await batch
             assert got == [("result", number) for number in range(first, first + 50)]
             for number in range(first, first + 50):
                 assert self.runs.pop(number) == 1
@@ -169,9 +185,9 @@ def judge(leaks: Watch, calls: int, tasks: int, workers: int, limit: float) -> N
     oracle = Oracle(pool, calls, seed)
     run(oracle.main(tasks), limit=limit)
     print(oracle.counts)
-    # A call that times out while it runs is too rare in the short form to be sure of.
+    # Those that time out while they run are too rare in the short form to be sure of.
     seen = {kind for kind, count in oracle.counts.items() if count}
-    assert seen | {"late"} == set(oracle.counts), "a kind of outcome was never seen"
+    assert seen | {"late", "refused"} == set(oracle.counts), "a kind of outcome was never seen"
     run(pool.aclose())
     assert not settle(lambda: pool.stats()["queue_depth"])
 
