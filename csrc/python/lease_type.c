@@ -269,7 +269,7 @@ static int finish_sent(struct core_wake_ctx *w, struct core_bridge *bridge, stru
         return settle(w, fut, NULL);
     }
     err = rds_held_lost(lease->rds, &why);
-    waits = rds_held_unsent(lease->rds) > RDS_HELD_LOW;
+    waits = rds_held_unsent(lease->rds) > RDS_HELD_UNSENT;
     if (err == RT_OK && waits && !late) {
         lease->writing = job;
         if (core_bridge_send_now(bridge, job, fut) == RT_OK) {
@@ -373,7 +373,9 @@ static PyObject *lease_write(PyObject *op, PyObject *const *args, Py_ssize_t nar
 {
     struct core_lease *lease = lease_of(op);
     struct rds_chunk *chunk;
+    bool tried = false;
     const char *why;
+    uint64_t unsent;
     int err;
 
     if (nargs < 1 || nargs > 2) {
@@ -389,11 +391,12 @@ static PyObject *lease_write(PyObject *op, PyObject *const *args, Py_ssize_t nar
         free(chunk);
         return raise_closed(lease);
     }
-    if (rds_held_write(lease->rds, chunk) != RT_OK) {
+    if (rds_held_write(lease->rds, chunk, &tried) != RT_OK) {
         err = rds_held_lost(lease->rds, &why);
         return raise_lost(lease, err, why);
     }
-    if (rds_held_unsent(lease->rds) <= RDS_HELD_HIGH || lease->writing != NULL)
+    unsent = rds_held_unsent(lease->rds);
+    if (unsent == 0 || (tried && unsent <= RDS_HELD_UNSENT) || lease->writing != NULL)
         Py_RETURN_NONE;
     return wait_sent(lease, nargs == 2 ? args[1] : Py_None);
 }

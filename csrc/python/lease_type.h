@@ -3,7 +3,7 @@
  * For: offloop.redis.Connection, and so pub/sub, MONITOR, WATCH and whatever else
  * belongs to a connection.  channel.hold() gives one, connected and logged in.
  *
- *     lease.write(b"...")           # None, or an awaitable where it should wait
+ *     lease.write(b"...")           # None; or an awaitable where it was not sent yet
  *     while (reply := lease.take(False)) is ...:
  *         if not await lease.wait(timeout):
  *             break                 # nothing came in time; nothing is lost

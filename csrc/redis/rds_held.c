@@ -76,13 +76,14 @@ struct rds_chunk *rds_chunk_new(size_t len)
     return chunk;
 }
 
-/* Do something with the connection from the holder's thread, if nobody else does. */
-static void attempt(struct rds_conn *conn, bool reads)
+/* Do something with the connection from the holder's thread, if nobody else does: then
+ * true. */
+static bool attempt(struct rds_conn *conn, bool reads)
 {
     bool handed_over = false;
 
     if (!rds_conn_enter(conn, 0))
-        return; /* who holds it goes round once more */
+        return false; /* who holds it goes round once more */
     if (rds_conn_state(conn) == RDS_CONN_READY && conn->ctx != NULL) {
         (void)rds_exchange_write(conn);
         if (reads && conn->ctx != NULL) {
@@ -100,9 +101,10 @@ static void attempt(struct rds_conn *conn, bool reads)
         handed_over = true; /* a note: it is a worker's */
     if (handed_over)
         rt_source_attend(&conn->source, 0);
+    return true;
 }
 
-int rds_held_write(struct rds_lease *lease, struct rds_chunk *chunk)
+int rds_held_write(struct rds_lease *lease, struct rds_chunk *chunk, bool *tried)
 {
     struct rds_held *held = &lease->held;
 
@@ -112,7 +114,7 @@ int rds_held_write(struct rds_lease *lease, struct rds_chunk *chunk)
     }
     atomic_fetch_add(&held->given, chunk->len);
     rt_stack_push(&held->outbox, &chunk->node); /* if it is lost just now: freed with the lease */
-    attempt(&lease->conn, false);
+    *tried = attempt(&lease->conn, false);
     return RT_OK;
 }
 
@@ -156,7 +158,7 @@ struct rds_received *rds_held_take(struct rds_lease *lease)
 void rds_held_poll(struct rds_lease *lease)
 {
     if (!rds_held_ready(lease))
-        attempt(&lease->conn, true);
+        (void)attempt(&lease->conn, true);
 }
 
 bool rds_held_ready(const struct rds_lease *lease)
@@ -192,7 +194,7 @@ void rds_held_wait_sent(struct rds_lease *lease, struct rt_job *job)
     struct rds_held *held = &lease->held;
 
     wait(lease, job, &held->writer, &held->write_by);
-    if (rds_held_unsent(lease) <= RDS_HELD_LOW || atomic_load(&held->lost) != RT_OK)
+    if (rds_held_unsent(lease) == 0 || atomic_load(&held->lost) != RT_OK)
         wake(&held->writer, RT_OK);
 }
 
@@ -292,11 +294,11 @@ void rds_held_sent(struct rds_conn *conn)
 {
     struct rds_held *held = held_of(conn);
 
-    if (atomic_load_explicit(&held->gone, memory_order_relaxed) == conn->written - held->from)
-        return;
-    atomic_store(&held->gone, conn->written - held->from);
-    rt_fence(); /* Partner: wait(). */
-    if (atomic_load(&held->writer) != NULL && rds_held_unsent(conn->lease) <= RDS_HELD_LOW)
+    if (atomic_load_explicit(&held->gone, memory_order_relaxed) != conn->written - held->from) {
+        atomic_store(&held->gone, conn->written - held->from);
+        rt_fence(); /* Partner: wait(). */
+    }
+    if (atomic_load(&held->writer) != NULL && rds_held_unsent(conn->lease) <= RDS_HELD_UNSENT)
         wake(&held->writer, RT_OK);
 }
 

@@ -43,8 +43,7 @@
 
 #define RDS_HELD_MOST 1024
 #define RDS_HELD_BYTES ((uint64_t)1 << 20)
-#define RDS_HELD_HIGH ((uint64_t)64 << 10) /* bytes unsent: whoever writes should wait */
-#define RDS_HELD_LOW ((uint64_t)16 << 10)  /* until so few are left */
+#define RDS_HELD_UNSENT ((uint64_t)64 << 10) /* with more bytes unsent who writes should wait */
 
 struct rds_channel;
 struct rds_conn;
@@ -99,9 +98,11 @@ struct rds_lease *rds_held_claim(struct rds_job *job);
 struct rds_chunk *rds_chunk_new(size_t len);
 
 /* Send chunk: at once, as far as the socket takes it, the rest by a worker.  RT_OK, or
- * RT_ELOST when the connection is lost.
+ * RT_ELOST when the connection is lost.  *tried says whether the socket was asked; if not,
+ * a worker is at the connection, and what is sent elsewhere may overtake the chunk until
+ * rds_held_wait_sent() has told that it was.
  * Thread: the holder's.  GIL: may be held.  Blocks: no.  Ownership: takes chunk. */
-int rds_held_write(struct rds_lease *lease, struct rds_chunk *chunk);
+int rds_held_write(struct rds_lease *lease, struct rds_chunk *chunk, bool *tried);
 
 /* Bytes handed in and not sent yet. */
 uint64_t rds_held_unsent(const struct rds_lease *lease);
@@ -123,7 +124,8 @@ bool rds_held_ready(const struct rds_lease *lease);
  * a time.  Thread: the holder's.  Blocks: no. */
 void rds_held_wait(struct rds_lease *lease, struct rt_job *job);
 
-/* The same for having all but RDS_HELD_LOW bytes sent.  One at a time. */
+/* The same for the socket having been asked, and having taken all but RDS_HELD_UNSENT
+ * bytes.  One at a time. */
 void rds_held_wait_sent(struct rds_lease *lease, struct rt_job *job);
 
 /* Take a job back that waits.  True: it is the caller's again.  False: it is on its way

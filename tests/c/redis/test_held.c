@@ -42,10 +42,11 @@ static struct rds_lease *hold(struct rds_channel *channel)
 static int write_bytes(struct rds_lease *lease, const char *bytes, size_t len)
 {
     struct rds_chunk *chunk = rds_chunk_new(len);
+    bool tried;
 
     MT_REQUIRE(chunk != NULL);
     memcpy(chunk->bytes, bytes, len);
-    return rds_held_write(lease, chunk);
+    return rds_held_write(lease, chunk, &tried);
 }
 
 static int write_text(struct rds_lease *lease, const char *text)
@@ -190,7 +191,7 @@ static void large(void)
     rds_held_wait_sent(lease, &c.job.base);
     command_home(mb, &c);
     MT_EQ(c.job.base.err, RT_OK);
-    MT_CHECK(rds_held_unsent(lease) <= RDS_HELD_LOW);
+    MT_CHECK(rds_held_unsent(lease) <= RDS_HELD_UNSENT);
     next_says(lease, "OK");
     MT_EQ(write_text(lease, "GET large\r\n"), RT_OK);
     received = next(lease);
