@@ -373,8 +373,9 @@ static void dispatch(struct rds_lessor *lessor)
     uint32_t notes = atomic_exchange(&lessor->notes, 0);
     unsigned gifts = 0;
 
-    take_reports(lessor);
+    /* In this order: who gave back a lease before he asked for one has its room. */
     take_inbox(lessor);
+    take_reports(lessor);
     if (notes & DROP_ALL)
         rds_slots_for_each(&lessor->slots, rds_lease_kill);
     else if (notes & DROP_IDLE)

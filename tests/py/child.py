@@ -15,7 +15,7 @@ ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
 # AddressSanitizer's allocator does not survive a fork while another thread is inside it,
 # and each new thread is: let them come to rest first.
 _REST = 0.3
-_AT_REST = f"import os, time; os.register_at_fork(before=lambda: time.sleep({_REST}))"
+_AT_REST = f"import os, time; os.register_at_fork(before=lambda: time.sleep({_REST}))\n"
 if ASAN:
     os.register_at_fork(before=lambda: time.sleep(_REST))
 
