@@ -428,7 +428,7 @@ static PyObject *drain(PyObject *op, PyObject *unused)
             break;
         }
     }
-    if (rc == 0 && handled < DRAIN_MAX)
+    if (rc == 0)
         rc = core_dues_expire(&w, bridge);
     if (rc == 0 && bridge->parked.head != NULL)
         rc = unpark(&w, bridge);
