@@ -657,3 +657,45 @@ async def test_deep_recursion_has_the_stack_of_a_thread() -> None:
         with pytest.raises(RecursionError):
             await pool.call(deep, limit * 4)
         assert await pool.call(len, "ab") == 2
+
+
+# ---- other loops --------------------------------------------------------------------------
+
+
+async def everything() -> None:
+    async with opened(2) as pool:
+        lane = pool.lane()
+        assert await asyncio.gather(*[pool.call(abs, -i) for i in range(100)]) == [*range(100)]
+        assert await asyncio.gather(*[lane.call(abs, -i) for i in range(100)]) == [*range(100)]
+        assert await pool.map_async(abs, range(600)) == [*range(600)]
+        with pytest.raises(ZeroDivisionError):
+            await pool.call(divmod, 1, 0)
+        with pytest.raises(offloop.CallTimeoutError):
+            await pool.with_timeout(0.02).call(threading.Event().wait, 0.2)
+        task = asyncio.create_task(pool.call(threading.Event().wait, 0.1))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def test_in_debug_mode() -> None:
+    run(everything(), debug=True)
+
+
+def test_under_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(within(everything()))
+    finally:
+        loop.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in 3.12")
+def test_with_eager_tasks() -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        await everything()
+
+    run(main())
