@@ -348,6 +348,8 @@ async def test_closed_by_the_server_while_idle(server: Server) -> None:
             identity = await connection.read_response()
             await client.connection_pool.release(connection)
             server.cmd("CLIENT", "KILL", "ID", identity)
+            while not await connection.can_read():  # its end has come
+                await asyncio.sleep(0.001)
             assert await client.client_setname("x") is True
 
 
