@@ -247,6 +247,7 @@ void rds_held_release(struct rds_lease *lease)
         }
     }
     rt_source_attend(&conn->source, 0); /* a worker lets go of the source */
+    rds_lease_was_read(lease); /* who waits for room has it, even if another closed it */
     rds_lease_unref(lease);
 }
 

@@ -58,6 +58,7 @@ struct rds_lease {
     struct rds_lease **slot;         /* its place in the lessor's table */
     bool listed;                     /* among the idle ones */
     bool dialing;                    /* counted in lessor->dialing */
+    bool awaited;                    /* counted in lessor->awaited */
 };
 
 struct rds_lessor {
@@ -77,6 +78,7 @@ struct rds_lessor {
     struct rds_lease *newest; /* idle ones: the last to come back */
     struct rds_slots slots;
     uint32_t dialing;         /* leases on their first try to connect */
+    uint32_t awaited;         /* dead ones whose last report is being pushed */
     bool by_name;             /* the endpoint's host must be looked up */
     bool told;                /* every lease was told to close */
 

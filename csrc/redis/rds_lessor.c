@@ -151,6 +151,15 @@ static void stopped_dialing(struct rds_lessor *lessor, struct rds_lease *lease)
     lease->dialing = false;
 }
 
+/* Whoever pushes lease's last report need not serve: its connection may be closed, and
+ * retired, and the channel gone with it.  So it is looked for. */
+static void await_report(struct rds_lessor *lessor, struct rds_lease *lease)
+{
+    if (!lease->awaited)
+        lessor->awaited++;
+    lease->awaited = true;
+}
+
 static void take_reports(struct rds_lessor *lessor)
 {
     struct rt_node *node = rt_stack_take(&lessor->reports);
@@ -174,9 +183,13 @@ static void take_reports(struct rds_lessor *lessor)
             break;
         case RDS_LEASE_DEAD:
             /* Reported for ever: nobody pushes it again, so it is in nobody's hands
-             * here.  If it was pushed just now, that report is the last. */
-            if (atomic_exchange(&lease->reported, 1) != 0)
+             * here.  If it is being pushed just now, that report is the last. */
+            if (atomic_exchange(&lease->reported, 1) != 0) {
+                await_report(lessor, lease);
                 break;
+            }
+            if (lease->awaited)
+                lessor->awaited--;
             unlist(lessor, lease);
             stopped_dialing(lessor, lease);
             if (atomic_load(&lease->held.on))
@@ -315,6 +328,11 @@ static bool serve_one(struct rds_lessor *lessor)
         return true;
     }
     lease = take_idle(lessor);
+    if (lease == NULL && rt_read(&lessor->open) >= o->max_leases) {
+        /* Who gave one back and then called may have done both since we looked. */
+        take_reports(lessor);
+        lease = take_idle(lessor);
+    }
     if (lease == NULL && rt_read(&lessor->open) >= o->max_leases && !reclaim(lessor)) {
         if (o->lease_wait != 0)
             return false;
@@ -394,6 +412,8 @@ static void dispatch(struct rds_lessor *lessor)
         if (notes & (SWEEP | RT_DUE))
             sweep(lessor, rt_now());
     }
+    if (lessor->awaited > 0)
+        rt_source_due(&lessor->source, rt_after(rt_now(), RT_MS));
     atomic_store_explicit(&lessor->queued, lessor->waiting.count, memory_order_relaxed);
 }
 

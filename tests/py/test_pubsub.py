@@ -350,3 +350,14 @@ async def test_health_checks(server: Server) -> None:
                 break
         assert message["data"] == b"x"
         await pubsub.aclose()
+
+
+async def test_subscribed_when_it_says_so(server: Server) -> None:
+    """What is published after subscribe() returned reaches the subscriber."""
+    async with aioredis.Redis(**server.tcp) as client:
+        await client.ping()
+        for number in range(60):
+            pubsub = client.pubsub()
+            await pubsub.subscribe("c")
+            assert await client.publish("c", number) == 1
+            await pubsub.aclose()
