@@ -93,6 +93,9 @@ int rds_tls_new(const struct rds_tls_options *options, struct rds_tls **out)
         return RT_ENOMEM;
     tls->options = *options;
     o = &tls->options;
+    /* Now, by whoever makes a client: a process that ends while its first worker gets
+     * here would have no gate to close. */
+    (void)pthread_once(&once, make_gate);
     if (pthread_mutex_init(&tls->lock, NULL) != 0) {
         free(tls);
         return RT_ENOMEM;

@@ -18,6 +18,8 @@ only, and passes when ThreadSanitizer reports it.
 A program whose first line is ``/* expect: failure, with MACRO */`` is compiled,
 with its layers, with a bug that MACRO plants: it runs in the variant plain only,
 and passes when a check of its own fails.
+
+One whose first line is ``/* not with: VARIANT, why */`` is left out of that variant.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ LAYERS = ("runtime", "redis")
 LIMIT, STRESS_LIMIT = 240, 480
 EXPECT_REPORT = "/* expect: tsan-report */"
 EXPECT_FAILURE = re.compile(r"/\* expect: failure, with (\w+) \*/")
+NOT_WITH = re.compile(r"/\* not with: (\w+)\b.*\*/")
 PLANTED_RACE = "RT_PLANT_RACE"
 TAIL = 300  # lines shown of a program that failed
 
@@ -137,7 +140,11 @@ def find_tests(text: str, variant: Variant) -> list[Test]:
     for layer in LAYERS:
         for source in sorted((TESTS / layer).glob("test_*.c")):
             with open(source) as lines:
-                planted = planted_bug(lines.readline().strip())
+                first_line = lines.readline().strip()
+            unfit = NOT_WITH.fullmatch(first_line)
+            if unfit is not None and unfit[1] == variant.name:
+                continue
+            planted = planted_bug(first_line)
             tests.append(Test(layer, source, planted))
     wanted = [test for test in tests if text in test.name]
     homes = {"": variant.name, PLANTED_RACE: "tsan"}

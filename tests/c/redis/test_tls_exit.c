@@ -1,3 +1,4 @@
+/* not with: tsan, to which libcrypto's locks of the threads at the other end are no locks */
 /* The process ends while workers and other threads are inside OpenSSL, which frees
  * what they stand on: nobody crashes, nobody hangs. Each end is a process of its own. */
 #include <unistd.h>
@@ -5,14 +6,7 @@
 #include "oracle.h"
 #include "secured.h"
 
-#if defined(__SANITIZE_THREAD__)
-const char *__tsan_default_options(void);
-/* The children start threads, which is what this test is about. */
-const char *__tsan_default_options(void)
-{
-    return "die_after_fork=0:report_thread_leaks=0";
-}
-#elif defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__)
 int __lsan_is_turned_off(void);
 /* What is under way at the end is no leak. */
 int __lsan_is_turned_off(void)
