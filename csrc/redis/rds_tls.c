@@ -44,7 +44,6 @@ static void make_gate(void)
 
 bool rds_tls_enter(void)
 {
-    (void)pthread_once(&once, make_gate);
     atomic_fetch_add(&inside, 1);
     if (atomic_load(&over) == 0)
         return true;

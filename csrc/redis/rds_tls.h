@@ -97,7 +97,7 @@ int rds_tls_new(const struct rds_tls_options *options, struct rds_tls **out);
 void rds_tls_free(struct rds_tls *tls);
 
 /* Pass the gate of exit().  False: the process ends, and OpenSSL is not to be
- * touched.  Thread: any.  Blocks: no. */
+ * touched.  Thread: any, after a rds_tls_new().  Blocks: no. */
 bool rds_tls_enter(void);
 void rds_tls_leave(void);
 
