@@ -18,7 +18,7 @@ void rds_conn_init(struct rds_conn *conn, struct rds_channel *channel)
     conn->source.destroy = destroy;
     conn->jitter = (unsigned)rt_now();
     rt_stack_init(&conn->inbox);
-    rds_arena_init(&conn->scratch, conn->scratch_bytes, sizeof conn->scratch_bytes);
+    rds_arena_init(&conn->scratch, NULL, 0); /* on the heap, while there is something */
 }
 
 int rds_conn_new(struct rds_channel *channel, struct rds_conn **out)

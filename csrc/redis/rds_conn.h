@@ -71,7 +71,6 @@ struct rds_conn {
     redisContextFuncs funcs;      /* hiredis's, with our read and write */
     struct rds_builder builder;
     struct rds_arena scratch;     /* replies to our own commands */
-    char scratch_bytes[256];
     uint64_t appended, written;   /* bytes of the stream so far */
     uint64_t skip;                /* bytes of an over-long string to drop */
     ssize_t last_read;            /* of the last read call */

@@ -92,7 +92,6 @@ void rds_connect_close(struct rds_conn *conn)
         conn->ctx = NULL;
     }
     rds_arena_free(&conn->scratch);
-    rds_arena_init(&conn->scratch, conn->scratch_bytes, sizeof conn->scratch_bytes);
     conn->pinging = false;
 }
 
@@ -413,7 +412,7 @@ static void refused(struct rds_conn *conn, const struct rds_node *node, enum ste
     rds_connect_failed(conn, err, text, rt_now());
 }
 
-void rds_connect_reply(struct rds_conn *conn)
+static void heed_reply(struct rds_conn *conn)
 {
     struct rds_node node = { 0 };
     uint32_t at = 0;
@@ -450,6 +449,12 @@ void rds_connect_reply(struct rds_conn *conn)
     }
     if (conn->step == conn->step_count)
         ready(conn);
+}
+
+void rds_connect_reply(struct rds_conn *conn)
+{
+    heed_reply(conn);
+    rds_arena_free(&conn->scratch);
 }
 
 /* ---- connecting --------------------------------------------------------- */

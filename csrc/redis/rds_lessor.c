@@ -328,11 +328,6 @@ static bool serve_one(struct rds_lessor *lessor)
         return true;
     }
     lease = take_idle(lessor);
-    if (lease == NULL && rt_read(&lessor->open) >= o->max_leases) {
-        /* Who gave one back and then called may have done both since we looked. */
-        take_reports(lessor);
-        lease = take_idle(lessor);
-    }
     if (lease == NULL && rt_read(&lessor->open) >= o->max_leases && !reclaim(lessor)) {
         if (o->lease_wait != 0)
             return false;

@@ -67,8 +67,26 @@ class _Stream:
         return default
 
 
+class _Passing(set[Any]):
+    """An empty set that becomes its object's own when something is put into it."""
+
+    __slots__ = ("_instance", "_name")
+
+    def __init__(self, instance: Any, name: str) -> None:
+        super().__init__()
+        self._instance, self._name = instance, name
+
+    def add(self, item: Any) -> None:
+        vars(self._instance)[self._name] = self
+        super().add(item)
+
+    def update(self, *items: Iterable[Any]) -> None:
+        vars(self._instance)[self._name] = self
+        super().update(*items)
+
+
 class MadeWhenUsed:
-    """A set among an object's attributes that takes no memory while it is empty."""
+    """A set among an object's attributes that takes no memory before it is used."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_offloop_{name}"
@@ -77,9 +95,7 @@ class MadeWhenUsed:
         if instance is None:
             return self
         made = vars(instance).get(self._name)
-        if made is None:
-            made = vars(instance)[self._name] = set()
-        return made
+        return _Passing(instance, self._name) if made is None else made
 
     def __set__(self, instance: Any, value: set[Any]) -> None:
         if value:
