@@ -36,7 +36,8 @@ for version in 3.10 3.11 3.12 3.13; do
     ".venvs/$version/bin/python" -m pytest -q -n 4 -m 'not slow' \
         tests/py/test_future_*.py tests/py/test_awaitable_redis.py \
         tests/py/test_contract_cancel.py tests/py/test_oracle.py \
-        tests/py/test_call.py tests/py/test_executor.py tests/py/test_executor_cpython.py </dev/null || failed="$failed $version"
+        tests/py/test_call.py tests/py/test_executor.py tests/py/test_executor_cpython.py \
+        tests/py/test_lane.py tests/py/test_call_oracle.py </dev/null || failed="$failed $version"
 done
 
 [ -z "$failed" ] || { echo "offloop: the tests failed on Python$failed" >&2; exit 1; }
