@@ -81,7 +81,7 @@ static void shut(struct rds_conn *conn)
     static const char why[] = "The client was closed";
 
     rds_exchange_take(conn);
-    rds_exchange_fail_all(conn, RT_ECLOSED, why);
+    rds_settle_all(conn, RT_ECLOSED, why);
     rds_connect_close(conn);
     rds_connect_forget(conn);
     rds_conn_move(conn, RDS_CONN_CLOSED);
@@ -137,7 +137,7 @@ static void check_health(struct rds_conn *conn, uint64_t now)
 
     if (conn->pinging) {
         if (now >= conn->connect_by)
-            rds_exchange_lost(conn, RT_ELOST, "the health check was not answered");
+            rds_settle_lost(conn, RT_ELOST, "the health check was not answered");
         else
             rt_source_due(&conn->source, conn->connect_by);
         return;
@@ -223,7 +223,7 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
     } while (progress && ++rounds < ROUNDS);
     if (progress)
         rt_source_attend(&conn->source, 0); /* others have their turn first */
-    rds_exchange_flush(conn);
+    rds_settle_flush(conn);
 }
 
 void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *worker)
@@ -239,7 +239,7 @@ void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *wor
                 rds_loan_tick(conn, rt_now());
             look(conn, what, worker);
             if (what & RT_DUE)
-                rds_exchange_expire(conn, rt_now());
+                rds_settle_expired(conn, rt_now());
             if (conn->lease != NULL) {
                 rds_lease_look(conn->lease);
             } else if (rds_conn_closing(conn)) {
@@ -266,7 +266,7 @@ void rds_conn_write_through(struct rds_conn *conn)
         (void)rds_exchange_write(conn);
         rt_count(&conn->channel->stats.inline_sends, 1);
     }
-    rds_exchange_flush(conn);
+    rds_settle_flush(conn);
     if (rds_conn_state(conn) != RDS_CONN_READY || conn->pending.head != NULL ||
         rds_conn_closing(conn))
         handed_over = true;

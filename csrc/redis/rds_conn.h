@@ -159,21 +159,37 @@ void rds_exchange_take(struct rds_conn *conn);
 /* Write what the socket takes.  Returns whether any progress was made; the
  * connection may be lost afterwards. */
 bool rds_exchange_write(struct rds_conn *conn);
-/* Whether bytes were received that the socket does not show any more. */
-bool rds_exchange_buffered(const struct rds_conn *conn);
 /* Read what has come and send finished jobs home. */
 bool rds_exchange_read(struct rds_conn *conn, struct rt_worker *worker);
 /* The same, a single read by no worker.  Returns its bytes. */
 size_t rds_exchange_read_once(struct rds_conn *conn);
-/* Fail what is past its deadline; tell the poller of the next one. */
-void rds_exchange_expire(struct rds_conn *conn, uint64_t now);
-/* The connection broke: keep what was not sent, fail what was. */
-void rds_exchange_lost(struct rds_conn *conn, int err, const char *why);
-/* Fail everything. */
-void rds_exchange_fail_pending(struct rds_conn *conn, int err, const char *text);
-void rds_exchange_fail_all(struct rds_conn *conn, int err, const char *text);
+/* Where replies go, and our read and write for hiredis. */
+void rds_exchange_attach(struct rds_conn *conn);
+
+/* ---- rds_wire.c: reading and writing the socket --------------------------- */
+
+/* Our read and write for hiredis. */
+void rds_wire_attach(struct rds_conn *conn);
+/* Whether bytes were received that the socket does not show any more. */
+bool rds_wire_buffered(const struct rds_conn *conn);
+
+/* ---- rds_settle.c: how jobs leave a connection ----------------------------- */
+
+/* The job is done with err: it goes home with the next rds_settle_flush(). */
+void rds_settle(struct rds_conn *conn, struct rds_job *job, int err);
+/* The same, failed, with a text that says to which endpoint and what may have run. */
+void rds_settle_failed(struct rds_conn *conn, struct rds_job *job, int err, bool maybe_run,
+                       const char *text);
 /* Post what is finished. */
-void rds_exchange_flush(struct rds_conn *conn);
+void rds_settle_flush(struct rds_conn *conn);
+/* The connection broke: keep what was not sent, fail what was. */
+void rds_settle_lost(struct rds_conn *conn, int err, const char *why);
+/* Fail what was not sent; fail everything. */
+void rds_settle_pending(struct rds_conn *conn, int err, const char *text);
+void rds_settle_all(struct rds_conn *conn, int err, const char *what);
+/* Fail what is past its deadline; tell the poller of the next one. */
+void rds_settle_expired(struct rds_conn *conn, uint64_t now);
+
 /* ---- rds_loan.c: replies read by the thread that waits for them ---------- */
 
 /* A read of so many bytes: lend the socket if that pays from here on. */
@@ -189,7 +205,5 @@ void rds_loan_tick(struct rds_conn *conn, uint64_t now);
 /* Plant a bug in the matching of replies, for the test that must catch it. */
 extern _Atomic bool rds_mutant_match;
 #endif
-/* Our read and write for hiredis, and where replies go. */
-void rds_exchange_attach(struct rds_conn *conn);
 
 #endif

@@ -148,7 +148,7 @@ void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64
     }
     conn->failures = 0;
     rds_conn_move(conn, RDS_CONN_IDLE);
-    rds_exchange_fail_pending(conn, err == RT_ELOST ? RT_ECONNECT : err, reason);
+    rds_settle_pending(conn, err == RT_ELOST ? RT_ECONNECT : err, reason);
 }
 
 static void failed_errno(struct rds_conn *conn, int error, uint64_t now)
@@ -419,17 +419,17 @@ static void heed_reply(struct rds_conn *conn)
     enum step step;
 
     if (conn->builder.too_big || !rds_reply_next(&conn->scratch, &at, &node)) {
-        rds_exchange_lost(conn, RT_EPROTOCOL, "an impossible reply");
+        rds_settle_lost(conn, RT_EPROTOCOL, "an impossible reply");
         return;
     }
     if (conn->pinging) {
         conn->pinging = false;
         if (!says(&node, "PONG"))
-            rds_exchange_lost(conn, RT_ELOST, "the health check failed");
+            rds_settle_lost(conn, RT_ELOST, "the health check failed");
         return;
     }
     if (conn->step >= conn->step_count) {
-        rds_exchange_lost(conn, RT_EPROTOCOL, "a reply that no command asked for");
+        rds_settle_lost(conn, RT_EPROTOCOL, "a reply that no command asked for");
         return;
     }
     step = (enum step)conn->steps[conn->step++];
@@ -440,11 +440,11 @@ static void heed_reply(struct rds_conn *conn)
         }
     } else if (step == STEP_HELLO) {
         if (!is_hello(&conn->scratch, options_of(conn)->protocol)) {
-            rds_exchange_lost(conn, RT_EPROTOCOL, "an invalid answer to HELLO");
+            rds_settle_lost(conn, RT_EPROTOCOL, "an invalid answer to HELLO");
             return;
         }
     } else if (!says(&node, "OK")) {
-        rds_exchange_lost(conn, RT_EPROTOCOL, "an invalid answer to the handshake");
+        rds_settle_lost(conn, RT_EPROTOCOL, "an invalid answer to the handshake");
         return;
     }
     if (conn->step == conn->step_count)

@@ -8,10 +8,6 @@
  * Matching is by order alone, as the protocol has it.  Therefore any doubt about
  * the order ends the connection: a reply nobody asked for, a reply to a command
  * that is not wholly written, a byte the parser does not understand. */
-#include <errno.h>
-#include <stdarg.h>
-#include <sys/socket.h>
-
 #include "rds_conn.h"
 #include "rds_lease.h"
 #include "rds_pipeline.h"
@@ -22,58 +18,8 @@
 
 #define OUT_CHUNK ((size_t)64 << 10)  /* bytes kept in hiredis's output buffer */
 #define TURNS 16                      /* writes, and reads, before others have theirs */
-#define HOME_CHUNK 64                 /* jobs posted at once */
-#define SILENCE (1 * RT_SEC)          /* no byte for so long: the peer is gone */
 #define MAX_LINE ((size_t)1 << 20)   /* bytes of a line: a length, a status, an error */
 #define SANE_LENGTH (UINT64_C(1) << 40)
-
-/* ---- going home --------------------------------------------------------- */
-
-void rds_exchange_flush(struct rds_conn *conn)
-{
-    if (conn->home.head == NULL)
-        return;
-    /* Before its caller knows: the next call must find the lease given back. */
-    if (conn->lease != NULL)
-        rds_lease_finished(conn->lease);
-    rt_mailbox_post(conn->home.head->mailbox, &conn->home);
-}
-
-static void send_home(struct rds_conn *conn, struct rds_job *job, int err)
-{
-    struct rds_stats *stats = &conn->channel->stats;
-
-    if (job->tombstone) {
-        free(job);
-        conn->tombstones--;
-        return;
-    }
-    if (!rt_job_finish(&job->base, err))
-        conn->spoiled = true;
-    else if (err != RT_OK)
-        rt_count(&stats->errors, 1);
-    if (conn->home.head != NULL && (conn->home.head->mailbox != job->base.mailbox ||
-                                    conn->home.count >= HOME_CHUNK))
-        rds_exchange_flush(conn);
-    rt_joblist_append(&conn->home, &job->base);
-    /* Ordered before the next look at the inbox: rds_channel_alone(). */
-    atomic_store(&conn->finished, rt_read(&conn->finished) + 1);
-}
-
-/* Fail one job with a text that says to which endpoint and what may have run. */
-static void fail_job(struct rds_conn *conn, struct rds_job *job, int err, bool maybe_run,
-                     const char *text)
-{
-    char of_pipeline[360];
-
-    if (!job->tombstone) {
-        job->maybe_run = maybe_run;
-        if (job->pipeline != NULL)
-            text = rds_pipeline_say(of_pipeline, sizeof of_pipeline, text);
-        rds_arena_set_text(&job->reply, RDS_ERROR, text);
-    }
-    send_home(conn, job, err);
-}
 
 /* ---- taking and writing ------------------------------------------------- */
 
@@ -108,13 +54,6 @@ void rds_exchange_take(struct rds_conn *conn)
     rt_atomic_max(&conn->channel->stats.high_water, outstanding);
 }
 
-/* The held part of the lease that conn is of, if it is held. */
-static bool is_held(const struct rds_conn *conn)
-{
-    return conn->lease != NULL &&
-           atomic_load_explicit(&conn->lease->held.on, memory_order_relaxed);
-}
-
 /* Append what fits; a large command goes in pieces, so that the output buffer
  * stays small.  `begun`: nothing but the rest of one that is partly out.
  * False: no memory. */
@@ -131,7 +70,7 @@ static bool append(struct rds_conn *conn, bool begun)
             if (!rt_job_move(&job->base, RT_JOB_QUEUED, RT_JOB_RUNNING)) {
                 /* Cancelled before any of it was sent. */
                 rt_joblist_pop(&conn->pending);
-                send_home(conn, job, RT_ECANCELLED);
+                rds_settle(conn, job, RT_ECANCELLED);
                 continue;
             }
             job->start = conn->appended;
@@ -139,7 +78,7 @@ static bool append(struct rds_conn *conn, bool begun)
             if (job->holds) {
                 rt_joblist_pop(&conn->pending);
                 rds_held_begin(conn);
-                send_home(conn, job, RT_OK);
+                rds_settle(conn, job, RT_OK);
                 break;
             }
             if (conn->lease != NULL)
@@ -178,15 +117,16 @@ bool rds_exchange_write(struct rds_conn *conn)
         uint64_t before;
 
         if (may_append &&
-            !(is_held(conn) ? rds_held_append(conn, OUT_CHUNK) : append(conn, leaving))) {
-            rds_exchange_lost(conn, RT_ENOMEM, "no memory for the output buffer");
+            !(rds_lease_is_held(conn->lease) ? rds_held_append(conn, OUT_CHUNK)
+                                             : append(conn, leaving))) {
+            rds_settle_lost(conn, RT_ENOMEM, "no memory for the output buffer");
             return true;
         }
         if (sdslen(c->obuf) == 0)
             break;
         before = conn->appended - sdslen(c->obuf);
         if (redisBufferWrite(c, &done) != REDIS_OK) {
-            rds_exchange_lost(conn, RT_ELOST, c->errstr);
+            rds_settle_lost(conn, RT_ELOST, c->errstr);
             return true;
         }
         conn->written = conn->appended - sdslen(c->obuf);
@@ -200,14 +140,14 @@ bool rds_exchange_write(struct rds_conn *conn)
      * every read of the peer's would wake us otherwise. */
     if (conn->stream != NULL && sdslen(c->obuf) == 0)
         done = rds_stream_flush(conn->stream);
-    if (is_held(conn))
+    if (rds_lease_is_held(conn->lease))
         rds_held_sent(conn);
     if (!done != conn->watch_write) {
         conn->watch_write = !done;
         if (conn->loan != NULL)
             rds_loan_recall(conn);
         else if (rt_source_watch(&conn->source, c->fd, conn->watch_write, true) != RT_OK) {
-            rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");
+            rds_settle_lost(conn, RT_ESYS, "epoll refused the socket");
             return true;
         }
     }
@@ -215,104 +155,6 @@ bool rds_exchange_write(struct rds_conn *conn)
 }
 
 /* ---- reading and matching ----------------------------------------------- */
-
-static ssize_t read_socket(redisContext *c, char *buf, size_t cap)
-{
-    struct rds_conn *conn = c->privdata;
-    ssize_t n;
-
-    do {
-        n = recv(c->fd, buf, cap, MSG_DONTWAIT);
-    } while (n < 0 && errno == EINTR);
-    conn->last_read = n;
-    if (n > 0) {
-        /* Fewer bytes than asked for: the socket is drained, and whatever comes
-         * later is a new edge.  Not so once the peer has closed: its end of file
-         * may have come with the edge that brought these bytes. */
-        if ((size_t)n < cap && !conn->hung_up)
-            conn->readable = false;
-        return n;
-    }
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-        conn->last_read = 0;
-        conn->readable = conn->hung_up = false;
-        return 0;
-    }
-    c->err = n == 0 ? REDIS_ERR_EOF : REDIS_ERR_IO;
-    snprintf(c->errstr, sizeof c->errstr, "%s",
-             n == 0 ? "the server closed the connection" : strerror(errno));
-    return -1;
-}
-
-/* The same from a stream of TLS, whose records may be here before they are asked for. */
-static ssize_t read_stream(redisContext *c, char *buf, size_t cap)
-{
-    struct rds_conn *conn = c->privdata;
-    struct rds_stream *stream = conn->stream;
-    ssize_t n = rds_stream_read(stream, buf, cap);
-
-    conn->last_read = n;
-    if (stream->write_again || stream->unsent != NULL) {
-        stream->write_again = false;
-        rt_source_attend(&conn->source, 0); /* a look writes, or asks for room */
-    }
-    if (n > 0) {
-        if (stream->drained && !conn->hung_up)
-            conn->readable = false;
-    } else if (n == 0) {
-        conn->readable = conn->hung_up = false;
-    } else {
-        c->err = stream->ended ? REDIS_ERR_EOF : REDIS_ERR_IO;
-        snprintf(c->errstr, sizeof c->errstr, "%.127s", stream->why);
-    }
-    return n;
-}
-
-static ssize_t write_stream(redisContext *c)
-{
-    struct rds_conn *conn = c->privdata;
-    struct rds_stream *stream = conn->stream;
-    ssize_t n = rds_stream_write(stream, c->obuf, sdslen(c->obuf));
-
-    if (n < 0) {
-        c->err = REDIS_ERR_IO;
-        snprintf(c->errstr, sizeof c->errstr, "%.127s", stream->why);
-    }
-    conn->readable |= stream->writer_reads;
-    if (stream->gone) {
-        conn->hung_up = true;
-        rt_source_attend(&conn->source, RT_READABLE); /* a read ends it */
-    }
-    return n;
-}
-
-bool rds_exchange_buffered(const struct rds_conn *conn)
-{
-    return conn->stream != NULL && rds_stream_buffered(conn->stream);
-}
-
-static ssize_t write_socket(redisContext *c)
-{
-    struct rds_conn *conn = c->privdata;
-    ssize_t n;
-
-    do {
-        /* A closed peer must not raise SIGPIPE in whoever writes through. */
-        n = send(c->fd, c->obuf, sdslen(c->obuf), MSG_NOSIGNAL | MSG_DONTWAIT);
-    } while (n < 0 && errno == EINTR);
-    if (n >= 0)
-        return n;
-    if (errno == EAGAIN || errno == EWOULDBLOCK)
-        return 0;
-    if (rds_conn_state(conn) == RDS_CONN_HANDSHAKE && (errno == EPIPE || errno == ECONNRESET)) {
-        /* A server that is full says so and closes: let it be read why. */
-        conn->readable = conn->hung_up = true;
-        return 0;
-    }
-    c->err = REDIS_ERR_IO;
-    snprintf(c->errstr, sizeof c->errstr, "%s", strerror(errno));
-    return -1;
-}
 
 /* The job that the next reply is for: the oldest in flight, or the pipeline of
  * which only a part is out. */
@@ -348,7 +190,7 @@ static bool begin_reply(void *owner, struct rds_arena **into)
         conn->scratch.len = 0;
         return true;
     }
-    if (is_held(conn)) {
+    if (rds_lease_is_held(conn->lease)) {
         if (!rds_held_receive(conn, into))
             conn->builder.bad = "no memory for a reply";
         return conn->builder.bad == NULL;
@@ -375,11 +217,7 @@ void rds_exchange_attach(struct rds_conn *conn)
 {
     redisContext *c = conn->ctx;
 
-    conn->funcs = *c->funcs;
-    conn->funcs.read = conn->stream != NULL ? read_stream : read_socket;
-    conn->funcs.write = conn->stream != NULL ? write_stream : write_socket;
-    c->funcs = &conn->funcs;
-    c->privdata = conn;
+    rds_wire_attach(conn);
     c->reader->fn = &rds_reply_functions;
     c->reader->privdata = &conn->builder;
     c->reader->maxbuf = (size_t)1 << 20;
@@ -436,7 +274,7 @@ static bool match(struct rds_conn *conn, uint64_t *count)
         rds_connect_reply(conn);
         return conn->ctx != NULL;
     }
-    if (is_held(conn)) {
+    if (rds_lease_is_held(conn->lease)) {
         char text[160];
 
         if (too_big)
@@ -474,9 +312,9 @@ static bool match(struct rds_conn *conn, uint64_t *count)
         char text[160];
 
         say_too_big(conn, text, sizeof text);
-        fail_job(conn, job, RT_ETOOBIG, true, text);
+        rds_settle_failed(conn, job, RT_ETOOBIG, true, text);
     } else {
-        send_home(conn, job, RT_OK);
+        rds_settle(conn, job, RT_OK);
     }
     return true;
 }
@@ -546,7 +384,7 @@ static bool parse(struct rds_conn *conn, uint64_t *count)
             return true; /* the stand-in waits until the last byte is dropped */
         if (redisReaderGetReply(r, &reply) != REDIS_OK || conn->builder.bad != NULL) {
             snprintf(why, sizeof why, "%s", conn->builder.bad != NULL ? conn->builder.bad : r->errstr);
-            rds_exchange_lost(conn, RT_EPROTOCOL, why);
+            rds_settle_lost(conn, RT_EPROTOCOL, why);
             return false;
         }
         if (reply != NULL) {
@@ -555,11 +393,11 @@ static bool parse(struct rds_conn *conn, uint64_t *count)
             continue;
         }
         if (!skip_long_string(conn)) {
-            rds_exchange_lost(conn, RT_EPROTOCOL, "a string of an impossible length");
+            rds_settle_lost(conn, RT_EPROTOCOL, "a string of an impossible length");
             return false;
         }
         if (endless_line(r)) {
-            rds_exchange_lost(conn, RT_EPROTOCOL, "a line without an end");
+            rds_settle_lost(conn, RT_EPROTOCOL, "a line without an end");
             return false;
         }
         return true;
@@ -613,12 +451,12 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
     for (turns = 0; conn->readable && turns < most; turns++) {
         int status;
 
-        if (is_held(conn) && rds_held_is_full(conn))
+        if (rds_lease_is_held(conn->lease) && rds_held_is_full(conn))
             break;
         status = conn->skip > 0 ? drop_bytes(conn) : redisBufferRead(conn->ctx);
 
         if (status != REDIS_OK) {
-            rds_exchange_lost(conn, loss(conn), conn->ctx->errstr);
+            rds_settle_lost(conn, loss(conn), conn->ctx->errstr);
             *progress = true;
             break;
         }
@@ -645,9 +483,9 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
         rt_count_own(&worker->stats.commands, count);
         rds_loan_consider(conn, bytes, conn->quiet_since);
     }
-    if (is_held(conn))
+    if (rds_lease_is_held(conn->lease))
         rds_held_tell(conn);
-    rds_exchange_flush(conn);
+    rds_settle_flush(conn);
     return bytes;
 }
 
@@ -666,241 +504,4 @@ size_t rds_exchange_read_once(struct rds_conn *conn)
     bool progress = false;
 
     return read_some(conn, NULL, 1, &progress);
-}
-
-/* ---- failing ------------------------------------------------------------ */
-
-static void describe(char *out, size_t size, struct rds_conn *conn, const char *what,
-                     bool maybe_run)
-{
-    snprintf(out, size, "%s (%s): %s", what, rds_channel_endpoint(conn->channel),
-             maybe_run ? "the command was sent and may have run"
-                       : "the command was not sent, so it was not executed");
-}
-
-/* Whether the server can have seen any byte of job's command. */
-static bool maybe_seen(const struct rds_conn *conn, const struct rds_job *job)
-{
-    return job->start < conn->written;
-}
-
-/* Put what is in flight and unseen back to the head of pending, fail the rest. */
-static void settle_inflight(struct rds_conn *conn, int err, const char *text, bool keep)
-{
-    struct rt_joblist back;
-    struct rt_job *base;
-
-    rt_joblist_init(&back);
-    if (conn->head_sent > 0) {
-        /* The head of pending was being appended: it is the last in flight. */
-        struct rt_job *head = rt_joblist_pop(&conn->pending);
-
-        conn->head_sent = 0;
-        rt_joblist_append(&conn->inflight, head);
-    }
-    while ((base = rt_joblist_pop(&conn->inflight)) != NULL) {
-        struct rds_job *job = rds_job_of(base);
-
-        if (!maybe_seen(conn, job) && keep && !job->tombstone) {
-            if (rt_job_move(base, RT_JOB_RUNNING, RT_JOB_QUEUED)) {
-                rt_joblist_append(&back, base);
-            } else {
-                send_home(conn, job, RT_ECANCELLED);
-            }
-        } else {
-            fail_job(conn, job, err, maybe_seen(conn, job), text);
-        }
-    }
-    rt_joblist_prepend_all(&conn->pending, &back);
-}
-
-void rds_exchange_lost(struct rds_conn *conn, int err, const char *why)
-{
-    bool was_ready = rds_conn_state(conn) == RDS_CONN_READY;
-    bool had_commands = conn->inflight.count > 0 || conn->head_sent > 0;
-    char reason[128], text[320];
-
-    snprintf(reason, sizeof reason, "%s", why); /* it may be in the context */
-    if (!was_ready) {
-        rds_connect_failed(conn, err, reason, rt_now());
-        return;
-    }
-    snprintf(text, sizeof text, "%s %.120s: %s; the command was sent and may have run",
-             err == RT_EPROTOCOL  ? "Protocol error from"
-             : err == RT_ETIMEOUT ? "Timeout on the connection to"
-                                  : "Connection lost to",
-             rds_channel_endpoint(conn->channel), reason);
-    settle_inflight(conn, err, text, true);
-    rds_exchange_flush(conn);
-    if (is_held(conn)) {
-        snprintf(text, sizeof text, "Connection to %.120s lost: %s",
-                 rds_channel_endpoint(conn->channel), reason);
-        rds_held_end(conn, err, text);
-    }
-    rt_count(&conn->channel->stats.retained, conn->pending.count);
-    if (had_commands)
-        rt_count(&conn->channel->stats.losses, 1);
-    rds_connect_close(conn);
-    rds_conn_move(conn, RDS_CONN_IDLE);
-}
-
-void rds_exchange_fail_pending(struct rds_conn *conn, int err, const char *text)
-{
-    struct rt_job *base;
-
-    while ((base = rt_joblist_pop(&conn->pending)) != NULL)
-        fail_job(conn, rds_job_of(base), err, false, text);
-    rds_exchange_flush(conn);
-}
-
-void rds_exchange_fail_all(struct rds_conn *conn, int err, const char *what)
-{
-    char text[320];
-
-    describe(text, sizeof text, conn, what, true);
-    settle_inflight(conn, err, text, true);
-    describe(text, sizeof text, conn, what, false);
-    rds_exchange_fail_pending(conn, err, text);
-}
-
-/* ---- deadlines ---------------------------------------------------------- */
-
-/* A job whose command is out leaves a stand-in for its reply and goes home. */
-static bool bury(struct rds_conn *conn, struct rt_job **link, struct rds_job *job)
-{
-    struct rds_job *stone = calloc(1, sizeof *stone);
-    struct rt_joblist *list = &conn->inflight;
-
-    if (stone == NULL)
-        return false;
-    stone->tombstone = true;
-    stone->start = job->start;
-    stone->end = job->end;
-    stone->awaited = job->awaited;
-    atomic_init(&stone->base.state, RT_JOB_ABANDONED);
-    stone->base.next = job->base.next;
-    *link = &stone->base;
-    if (list->tail == &job->base)
-        list->tail = &stone->base;
-    conn->tombstones++;
-    if (list->head == &stone->base)
-        conn->builder.into = NULL; /* if its reply is half here: drop the rest */
-    return true;
-}
-
-static uint64_t expire_pending(struct rds_conn *conn, uint64_t now, uint64_t next)
-{
-    struct rt_joblist kept;
-    struct rt_job *base;
-    char text[320];
-
-    rt_joblist_init(&kept);
-    while ((base = rt_joblist_pop(&conn->pending)) != NULL) {
-        if (base->deadline > now) {
-            if (base->deadline < next)
-                next = base->deadline;
-            rt_joblist_append(&kept, base);
-            continue;
-        }
-        rt_count(&conn->channel->stats.timeouts, 1);
-        describe(text, sizeof text, conn, "Timeout before the command could be sent", false);
-        fail_job(conn, rds_job_of(base), RT_ETIMEOUT, false, text);
-    }
-    conn->pending = kept;
-    return next;
-}
-
-static uint64_t expire_inflight(struct rds_conn *conn, uint64_t now, uint64_t next)
-{
-    struct rt_job **link = &conn->inflight.head;
-    char text[320];
-
-    while (*link != NULL) {
-        struct rds_job *job = rds_job_of(*link);
-
-        if (job->tombstone || job->base.deadline > now ||
-            rt_job_state(&job->base) != RT_JOB_RUNNING) {
-            if (!job->tombstone && rt_job_state(&job->base) == RT_JOB_RUNNING &&
-                job->base.deadline < next)
-                next = job->base.deadline;
-            link = &(*link)->next;
-            continue;
-        }
-        if (!bury(conn, link, job))
-            return now; /* try again at once: memory may be back */
-        link = &(*link)->next;
-        job->base.next = NULL;
-        rt_count(&conn->channel->stats.timeouts, 1);
-        describe(text, sizeof text, conn, "Timeout waiting for the reply", true);
-        fail_job(conn, job, RT_ETIMEOUT, true, text);
-    }
-    return next;
-}
-
-/* A command that is partly out cannot be taken back alone: the connection goes
- * with it.  Returns whether it did. */
-static bool expire_head(struct rds_conn *conn, uint64_t now)
-{
-    struct rds_job *job;
-    char text[320];
-    bool seen;
-
-    if (conn->head_sent == 0 || conn->pending.head->deadline > now)
-        return false;
-    job = rds_job_of(rt_joblist_pop(&conn->pending));
-    conn->head_sent = 0;
-    seen = maybe_seen(conn, job);
-    rt_count(&conn->channel->stats.timeouts, 1);
-    describe(text, sizeof text, conn, "Timeout sending the command", seen);
-    fail_job(conn, job, RT_ETIMEOUT, seen, text);
-    rds_exchange_lost(conn, RT_ETIMEOUT, "the server stopped reading");
-    return true;
-}
-
-/* Whether the reply that is overdue has begun to come.  Its rest may never, and
- * then it would swallow the next one: the connection is given up. */
-static bool stuck_in_reply(const struct rds_conn *conn)
-{
-    const redisReader *r;
-
-    if (rds_conn_state(conn) != RDS_CONN_READY || conn->inflight.head == NULL ||
-        !rds_job_of(conn->inflight.head)->tombstone)
-        return false;
-    r = conn->ctx->reader;
-    /* Between two replies hiredis may stand at the first item of none (type -1). */
-    return r->ridx > 0 || (r->ridx == 0 && r->task[0]->type != -1) || r->len > r->pos ||
-           conn->skip > 0;
-}
-
-void rds_exchange_expire(struct rds_conn *conn, uint64_t now)
-{
-    uint64_t next;
-
-    if (expire_head(conn, now))
-        rds_exchange_flush(conn);
-    next = expire_pending(conn, now, RT_NEVER);
-    next = expire_inflight(conn, now, next);
-    rds_exchange_flush(conn);
-    if (stuck_in_reply(conn)) {
-        rds_exchange_lost(conn, RT_ETIMEOUT, "only a part of an overdue reply came");
-        return;
-    }
-    if (conn->tombstones > 0 && rds_conn_state(conn) == RDS_CONN_READY) {
-        /* Replies are overdue.  A peer that sends nothing at all is gone. */
-        uint64_t gone = rt_after(conn->quiet_since, SILENCE);
-
-        if (gone <= now) {
-            rds_exchange_lost(conn, RT_ETIMEOUT, "nothing came, not even an overdue reply");
-            return;
-        }
-        if (gone < next)
-            next = gone;
-    }
-    if (is_held(conn)) {
-        uint64_t waits = rds_held_expire(conn, now);
-
-        if (waits < next)
-            next = waits;
-    }
-    rt_source_due(&conn->source, next);
 }

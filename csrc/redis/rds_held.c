@@ -94,7 +94,7 @@ static bool attempt(struct rds_conn *conn, bool reads)
             rt_count(&conn->channel->stats.inline_sends, 1);
         }
     }
-    rds_exchange_flush(conn);
+    rds_settle_flush(conn);
     handed_over = rds_conn_state(conn) != RDS_CONN_READY || rds_conn_closing(conn) ||
                   conn->readable || held_of(conn)->chunks != NULL;
     while (!rds_conn_leave(conn))

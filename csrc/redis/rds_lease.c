@@ -131,7 +131,7 @@ static void close_lease(struct rds_lease *lease, int err, const char *why)
 
     rds_lease_let_die(lease);
     rds_exchange_take(conn);
-    rds_exchange_fail_all(conn, err, why);
+    rds_settle_all(conn, err, why);
     if (atomic_load(&lease->held.on))
         rds_held_end(conn, err, why);
     rds_connect_close(conn);

@@ -61,6 +61,12 @@ struct rds_lease {
     bool awaited;                    /* counted in lessor->awaited */
 };
 
+/* Whether the lease (NULL: none) is held.  Thread: the owner of its connection. */
+static inline bool rds_lease_is_held(const struct rds_lease *lease)
+{
+    return lease != NULL && atomic_load_explicit(&lease->held.on, memory_order_relaxed);
+}
+
 struct rds_lessor {
     struct rt_source source; /* for what waits: deadlines, cancels, the end */
     struct rds_channel *channel;

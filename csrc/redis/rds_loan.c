@@ -55,12 +55,12 @@ static void read_through(struct rt_source *src, uint32_t what)
         bytes = rds_exchange_read_once(conn);
         /* What was read ahead is no event of the socket's any more. */
         while (conn->loan != NULL && conn->readable && bytes <= LARGE &&
-               rds_exchange_buffered(conn))
+               rds_wire_buffered(conn))
             bytes += rds_exchange_read_once(conn);
         conn->read_through++;
         rt_count(&conn->channel->stats.inline_reads, 1);
         if (conn->loan != NULL && (bytes > LARGE || conn->inflight.count > 2 * FEW ||
-                                   (conn->readable && rds_exchange_buffered(conn))))
+                                   (conn->readable && rds_wire_buffered(conn))))
             rds_loan_recall(conn);
         hand_over = conn->loan == NULL || conn->pending.head != NULL;
     }
@@ -108,7 +108,7 @@ void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now)
         rds_channel_unref(conn->channel);
         free(loan);
         if (rt_source_watch(&conn->source, conn->ctx->fd, false, false) != RT_OK)
-            rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");
+            rds_settle_lost(conn, RT_ESYS, "epoll refused the socket");
         return;
     }
     rt_count(&conn->channel->stats.loans, 1);
@@ -130,7 +130,7 @@ void rds_loan_recall(struct rds_conn *conn)
     rds_loan_end(conn);
     /* What is in the socket already is an event of the poller's now. */
     if (rt_source_watch(&conn->source, conn->ctx->fd, conn->watch_write, false) != RT_OK)
-        rds_exchange_lost(conn, RT_ESYS, "epoll refused the socket");
+        rds_settle_lost(conn, RT_ESYS, "epoll refused the socket");
 }
 
 void rds_loan_tick(struct rds_conn *conn, uint64_t now)
