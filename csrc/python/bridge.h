@@ -113,6 +113,9 @@ void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel);
  * given back. */
 int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut);
 
+/* The reader's callback, `_drain`: settle the future of every job that came home. */
+PyObject *core_bridge_drain(PyObject *bridge, PyObject *unused);
+
 /* Drop a job, and its future with it, that waits at a lease in a loop that is closed. */
 void core_bridge_forget(struct core_job *job);
 /* Whether the bridge's loop is closed or gone, and drop what came home for it.
