@@ -4,133 +4,11 @@
 
 #include "../redis/rds_lease.h"
 #include "bridge.h"
-#include "channel_tls.h"
+#include "channel_options.h"
 #include "client_type.h"
 #include "errors.h"
 #include "lease_type.h"
-
-/* ---- options -------------------------------------------------------------------------- */
-
-/* What the dict has under key, borrowed; NULL for None or nothing. */
-static PyObject *option(PyObject *options, const char *key)
-{
-    PyObject *value = PyDict_GetItemString(options, key);
-
-    return value == Py_None ? NULL : value;
-}
-
-static int get_string(PyObject *options, const char *key, const char **out)
-{
-    PyObject *value = option(options, key);
-    Py_ssize_t len = 0;
-
-    *out = NULL;
-    if (value == NULL)
-        return 0;
-    if (!PyUnicode_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a str, not %.100s", key, Py_TYPE(value)->tp_name);
-        return -1;
-    }
-    *out = PyUnicode_AsUTF8AndSize(value, &len);
-    if (*out == NULL)
-        return -1;
-    if (strlen(*out) != (size_t)len) {
-        PyErr_Format(PyExc_ValueError, "%s contains a NUL character", key);
-        return -1;
-    }
-    return 0;
-}
-
-static int get_int(PyObject *options, const char *key, long low, long high, int *out)
-{
-    PyObject *value = option(options, key);
-    long number;
-
-    if (value == NULL)
-        return 0;
-    number = PyLong_AsLong(value);
-    if (number == -1 && PyErr_Occurred())
-        return -1;
-    if (number < low || number > high) {
-        PyErr_Format(PyExc_ValueError, "%s must be between %ld and %ld, not %R", key, low, high,
-                     value);
-        return -1;
-    }
-    *out = (int)number;
-    return 0;
-}
-
-/* Seconds to nanoseconds; what is absent stays as it is. */
-static int get_seconds(PyObject *options, const char *key, uint64_t *out)
-{
-    PyObject *value = option(options, key);
-    double seconds;
-
-    if (value == NULL)
-        return 0;
-    seconds = PyFloat_AsDouble(value);
-    if (seconds == -1.0 && PyErr_Occurred())
-        return -1;
-    if (!(seconds >= 0)) {
-        PyErr_Format(PyExc_ValueError, "%s must not be negative: %R", key, value);
-        return -1;
-    }
-    *out = seconds < 1e9 ? (uint64_t)(seconds * 1e9) : RT_NEVER;
-    return 0;
-}
-
-static int get_flag(PyObject *options, const char *key, bool *out)
-{
-    PyObject *value = option(options, key);
-    int truth = value == NULL ? *out : PyObject_IsTrue(value);
-
-    *out = truth > 0;
-    return truth < 0 ? -1 : 0;
-}
-
-static int read_options(PyObject *options, struct rds_options *o)
-{
-    uint64_t max_reply = UINT64_C(1) << 30;
-    int most = 100;
-    PyObject *value = option(options, "max_reply_bytes");
-
-    *o = (struct rds_options){ .port = 6379,
-                               .protocol = 3,
-                               .connect_timeout = RT_NEVER,
-                               .max_leases = 100,
-                               .backoff_cap = RT_SEC };
-    if (value != NULL) {
-        max_reply = PyLong_AsUnsignedLongLong(value);
-        if (PyErr_Occurred())
-            return -1;
-    }
-    o->max_reply = max_reply;
-    if (get_string(options, "host", &o->host) < 0 || get_string(options, "path", &o->path) < 0 ||
-        get_string(options, "username", &o->username) < 0 ||
-        get_string(options, "password", &o->password) < 0 ||
-        get_string(options, "client_name", &o->client_name) < 0 ||
-        get_string(options, "lib_name", &o->lib_name) < 0 ||
-        get_string(options, "lib_version", &o->lib_version) < 0 ||
-        get_int(options, "port", 1, 65535, &o->port) < 0 ||
-        get_int(options, "db", 0, INT32_MAX, &o->db) < 0 ||
-        get_int(options, "protocol", 2, 3, &o->protocol) < 0 ||
-        get_int(options, "keep_idle", 0, INT32_MAX, &o->keep_idle) < 0 ||
-        get_int(options, "keep_interval", 0, INT32_MAX, &o->keep_interval) < 0 ||
-        get_int(options, "keep_count", 0, INT32_MAX, &o->keep_count) < 0 ||
-        get_int(options, "retries", -1, INT32_MAX, &o->connect_retries) < 0 ||
-        get_flag(options, "keepalive", &o->keepalive) < 0 ||
-        get_flag(options, "backoff_jitter", &o->backoff_jitter) < 0 ||
-        get_seconds(options, "connect_timeout", &o->connect_timeout) < 0 ||
-        get_seconds(options, "health_interval", &o->health_interval) < 0 ||
-        get_seconds(options, "backoff_base", &o->backoff_base) < 0 ||
-        get_seconds(options, "backoff_cap", &o->backoff_cap) < 0 ||
-        get_int(options, "max_connections", 1, INT32_MAX, &most) < 0 ||
-        get_seconds(options, "connection_wait", &o->lease_wait) < 0)
-        return -1;
-    o->max_leases = (uint32_t)most;
-    o->ask_credentials = option(options, "provider") != NULL;
-    return 0;
-}
+#include "options.h"
 
 /* ---- credentials ---------------------------------------------------------------------- */
 
@@ -201,12 +79,12 @@ static int ask(void *user, struct rt_mailbox *mailbox)
 
 static int open_native(struct core_channel *channel)
 {
-    PyObject *secured = option(channel->options, "tls");
+    PyObject *secured = core_option(channel->options, "tls");
     struct rds_tls_options tls;
     struct rds_options options;
     int err;
 
-    if (read_options(channel->options, &options) < 0 ||
+    if (core_read_options(channel->options, &options) < 0 ||
         (secured != NULL && core_read_tls(secured, &tls) < 0))
         return -1;
     if (secured != NULL)
@@ -241,7 +119,8 @@ int core_channel_check_fork(struct core_channel *channel)
 
 static int set_encoding(struct core_channel *channel, PyObject *options)
 {
-    PyObject *encoding = option(options, "encoding"), *errors = option(options, "encoding_errors");
+    PyObject *encoding = core_option(options, "encoding");
+    PyObject *errors = core_option(options, "encoding_errors");
     const char *name;
 
     channel->encoding = encoding != NULL ? PyObject_Str(encoding) : PyUnicode_FromString("utf-8");
@@ -256,7 +135,7 @@ static int set_encoding(struct core_channel *channel, PyObject *options)
     name = channel->encoding_utf8;
     channel->plain_utf8 = (strcasecmp(name, "utf-8") == 0 || strcasecmp(name, "utf8") == 0) &&
                           strcmp(channel->errors_utf8, "strict") == 0;
-    return get_flag(options, "decode", &channel->decode);
+    return core_option_flag(options, "decode", &channel->decode);
 }
 
 static int channel_init(struct core_channel *channel, PyObject *pool, PyObject *options)
@@ -273,9 +152,9 @@ static int channel_init(struct core_channel *channel, PyObject *pool, PyObject *
     }
     atomic_init(&channel->asker->refs, 1);
     channel->asker->channel = channel;
-    channel->provider = Py_XNewRef(option(options, "provider"));
+    channel->provider = Py_XNewRef(core_option(options, "provider"));
     if (set_encoding(channel, options) < 0 ||
-        get_seconds(options, "timeout", &channel->timeout) < 0 ||
+        core_option_seconds(options, "timeout", &channel->timeout) < 0 ||
         core_pool_check_fork(channel->pool) < 0)
         return -1;
     return open_native(channel);
