@@ -145,6 +145,18 @@ async def grown(client: aioredis.Redis, path: Path) -> int:
     return sys.getallocatedblocks() - before
 
 
+async def least_grown(path: Callable[[], Awaitable[object]], rounds: int) -> int:
+    """The fewest blocks that one of three series leaves: a leak shows in all of them."""
+    seen = []
+    for _ in range(4):
+        before = sys.getallocatedblocks()
+        for _ in range(rounds):
+            await path()
+        gc.collect()
+        seen.append(sys.getallocatedblocks() - before)
+    return min(seen[1:])
+
+
 async def fill(client: aioredis.Redis) -> None:
     await client.mset({"k": "v", "l2": "w", "large": "x" * 100_000})
     await client.rpush("l", *range(30))
@@ -230,14 +242,8 @@ async def test_clients_and_pools_that_come_and_go(server: Server) -> None:
                 async with aioredis.Redis(**server.unix, **options) as client:
                     await client.ping()
 
-    for _ in range(25):
-        await use()
-    gc.collect()
-    before = sys.getallocatedblocks()
-    for _ in range(25):
-        await use()
-    gc.collect()
-    assert sys.getallocatedblocks() - before < 100
+    # importlib.metadata keeps some: redis-py asks it for its version each time.
+    assert await least_grown(use, 80) < 160
 
 
 async def test_connections_that_are_lost(server: Server, proxy: Proxy) -> None:
@@ -259,15 +265,8 @@ async def test_connections_that_are_lost(server: Server, proxy: Proxy) -> None:
             values = await outcomes(calls)
             failed += sum(isinstance(value, aioredis.ConnectionError) for value in values)
 
-        for _ in range(20):
-            await path()
-        gc.collect()
-        before = sys.getallocatedblocks()
-        for _ in range(40):
-            await path()
-        gc.collect()
         # Free lists of the interpreter count as allocated: less than one a command.
-        assert sys.getallocatedblocks() - before < 400
+        assert await least_grown(path, 40) < 400
         assert failed > 800
 
 
