@@ -243,7 +243,7 @@ async def test_clients_and_pools_that_come_and_go(server: Server) -> None:
                     await client.ping()
 
     # importlib.metadata keeps some: redis-py asks it for its version each time.
-    assert await least_grown(use, 80) < 160
+    assert await least_grown(use, 40) < 100
 
 
 async def test_connections_that_are_lost(server: Server, proxy: Proxy) -> None:
