@@ -3,6 +3,7 @@
 #ifndef CALLS_H
 #define CALLS_H
 
+#include "rest.h"
 #include "rt_pool.h"
 #include "threads.h"
 

@@ -4,6 +4,7 @@
 
 #include "rds_channel.h"
 #include "rds_cmd.h"
+#include "rest.h"
 #include "threads.h"
 
 struct command {

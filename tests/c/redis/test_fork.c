@@ -85,7 +85,7 @@ static void fork_under_load(uint64_t *rnd)
 
                 for (k = 0; k <= i; k++)
                     command_home(mb, &c[k]);
-                mt_sleep_ms(10);
+                rest(family.pool);
             }
             status = mt_in_child(child, &family);
         }
@@ -133,7 +133,7 @@ static void socket_held_by_a_child(void)
     end_channel(family.channel, mb);
     MT_EVENTUALLY(rt_read(&family.pool->poller.turns) > 0 &&
                   atomic_load(&family.pool->poller.count) == 0);
-    mt_sleep_ms(50); /* until its workers sleep */
+    rest(family.pool);
     turns = rt_read(&family.pool->poller.turns);
     /* The server ends the connection that only the child has still. */
     do_command(admin, mb, "CLIENT KILL TYPE normal SKIPME yes");

@@ -75,7 +75,7 @@ static void one_fork(struct family *family, uint64_t *rnd)
 
             for (k = 0; k <= i; k++)
                 call_home(family->parents_home, &calls[k]);
-            mt_sleep_ms(10);
+            rest(family->parents);
         }
         status = mt_in_child(child, family);
     }
