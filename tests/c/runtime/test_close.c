@@ -219,7 +219,8 @@ static void deadline_with_a_source(void)
     MT_EQ(rt_pool_close(pool, rt_now() + 100 * RT_MS, &last.job), RT_OK);
     call_home(home, &queued); /* though `blocked` goes on and on */
     MT_EQ(queued.job.err, RT_ECLOSED);
-    MT_CHECK(atomic_load(&s.closing) >= 1);
+    /* Who comes late to the pool's end fails what is queued first. */
+    MT_EVENTUALLY(atomic_load(&s.closing) >= 1);
     MT_EQ(atomic_load(&blocked.homes), 0);
     atomic_store(&gate.open, 1);
     call_home(home, &blocked);

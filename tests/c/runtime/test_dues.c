@@ -84,16 +84,46 @@ static void timer_add(struct rt_pool *pool, struct timer *t)
     MT_REQUIRE(rt_pool_add_source(pool, &t->source) == RT_OK);
 }
 
+/* The one worker stays here until all deadlines are set, however long that takes: told
+ * in between, the first would be no measure for the last. */
+struct keeper {
+    struct rt_source source;
+    struct gate gate;
+};
+
+static void keeper_handle(struct rt_source *src, uint32_t what, struct rt_worker *worker)
+{
+    struct keeper *keeper = RT_CONTAINER_OF(src, struct keeper, source);
+
+    (void)worker;
+    if (what & RT_CLOSING) {
+        (void)rt_source_retire(src);
+        return;
+    }
+    atomic_store(&keeper->gate.waiting, 1);
+    while (!atomic_load(&keeper->gate.open))
+        mt_sleep_ms(1);
+}
+
+static void keeper_destroy(struct rt_source *src)
+{
+    (void)src;
+}
+
 static void in_order(uint64_t *rnd)
 {
     unsigned many = (unsigned)MT_SCALE(5000), i;
     struct timer *timers = calloc(many, sizeof *timers);
+    struct keeper keeper = { .source = { .handle = keeper_handle, .destroy = keeper_destroy } };
     struct rt_pool *pool;
     uint64_t start;
 
     MT_REQUIRE(timers != NULL && rt_pool_new(1, 64, &pool) == RT_OK);
+    MT_REQUIRE(rt_pool_add_source(pool, &keeper.source) == RT_OK);
     for (i = 0; i < many; i++)
         timer_add(pool, &timers[i]);
+    rt_source_attend(&keeper.source, 0);
+    MT_EVENTUALLY(atomic_load(&keeper.gate.waiting) == 1);
     start = rt_now() + 50 * RT_MS;
     for (i = 0; i < many; i++) {
         timers[i].due = start + mt_rand(rnd) % (200 * RT_MS);
@@ -101,6 +131,7 @@ static void in_order(uint64_t *rnd)
             rt_source_due(&timers[i].source, start + 60 * RT_SEC); /* first far away */
         rt_source_due(&timers[i].source, timers[i].due);
     }
+    atomic_store(&keeper.gate.open, 1);
     for (i = 0; i < many; i++)
         MT_EVENTUALLY(atomic_load(&timers[i].told) == 1);
     MT_EQ(atomic_load(&out_of_order), 0);
@@ -122,6 +153,7 @@ static atomic_uint goer_count, stop;
 static void *hurrier(void *arg)
 {
     uint64_t rnd = (uintptr_t)arg;
+    unsigned spins = 0;
 
     while (!atomic_load(&stop)) {
         unsigned count = atomic_load(&goer_count);
@@ -129,6 +161,7 @@ static void *hurrier(void *arg)
         if (count > 0)
             rt_source_due(&goers[mt_rand(&rnd) % count].source,
                           rt_now() + mt_rand(&rnd) % RT_MS);
+        mt_relax(&spins);
     }
     return NULL;
 }

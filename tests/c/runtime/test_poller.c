@@ -146,7 +146,7 @@ static void *attender(void *arg)
 
         rt_source_attend(&p->source, 0);
         if (mt_rand(&rnd) % 4 == 0) {
-            uint64_t limit = rt_now() + 10 * RT_SEC;
+            uint64_t limit = rt_now() + MT_HANG_MS * RT_MS;
 
             /* A closed loop: this is what hangs when a bell is lost. */
             while (atomic_load(&p->seen) < mine && rt_now() < limit)
@@ -187,15 +187,23 @@ static void attend_from_many(unsigned workers)
 static void deadlines(void)
 {
     struct rt_pool *pool = started(2);
-    struct probe p, q;
-    uint64_t start = rt_now();
+    struct gate hold = { 0, 0 };
+    struct probe p, q, holder;
+    uint64_t start;
 
     probe_add(pool, &p);
     probe_add(pool, &q);
+    probe_add(pool, &holder);
+    /* Nobody looks until all are set: a deadline that was told already can be raised. */
+    holder.hold_at = &hold;
+    rt_source_attend(&holder.source, 0);
+    MT_EVENTUALLY(atomic_load(&hold.waiting) == 1);
+    start = rt_now();
     rt_source_due(&p.source, start + 3600 * RT_SEC);
     rt_source_due(&q.source, start + 100 * RT_MS);
     rt_source_due(&p.source, start + 30 * RT_MS); /* lowered */
     rt_source_due(&p.source, start + 60 * RT_MS); /* not raised */
+    atomic_store(&hold.open, 1);
     MT_EVENTUALLY(atomic_load(&p.due) == 1);
     MT_CHECK(rt_now() >= start + 30 * RT_MS);
     MT_EVENTUALLY(atomic_load(&q.due) == 1);
@@ -237,7 +245,7 @@ static void *lowerer(void *arg)
     unsigned i;
 
     for (i = 0; i < rounds; i++) {
-        uint64_t now = rt_now(), limit = now + 10 * RT_SEC;
+        uint64_t now = rt_now(), limit = now + MT_HANG_MS * RT_MS;
         uint64_t when = now + mt_rand(&rnd) % (300 * 1000);
         unsigned spins = 0;
 
@@ -328,6 +336,7 @@ static void *pester(void *arg)
         if (p != NULL) {
             rt_source_attend(&p->source, RT_WRITABLE);
             rt_source_due(&p->source, rt_now());
+            mt_relax(&spins); /* one processor would be theirs alone */
         } else {
             atomic_fetch_add(&attenders_out, 1);
             while (atomic_load(&target) == NULL && !atomic_load(&quit))

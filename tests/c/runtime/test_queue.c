@@ -247,8 +247,8 @@ static void events(void)
     MT_EQ(atomic_load(&ball), 2 * rounds);
 
     /* A sleep longer than one of the event's own slices. */
+    snapshot = rt_event_value(&there); /* before: the thread may come first */
     thread = mt_spawn(late_signal, &there);
-    snapshot = rt_event_value(&there);
     while (rt_event_value(&there) == snapshot)
         rt_event_wait(&there, snapshot);
     mt_join(thread);

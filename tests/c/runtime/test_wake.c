@@ -37,7 +37,7 @@ struct half {
 static void meet(struct call *call, struct rt_worker *worker)
 {
     struct half *half = call->arg;
-    uint64_t limit = rt_now() + 10 * RT_SEC;
+    uint64_t limit = rt_now() + MT_HANG_MS * RT_MS;
     unsigned spins = 0;
 
     (void)worker;
