@@ -302,7 +302,9 @@ static void killed(void)
     MT_EVENTUALLY(leases_open(channel) == 0);
     /* Idle ones that the server closes are not given out. */
     for (i = 0; i < 4; i++)
-        lease_command(channel, mb, &c[i], RT_NEVER, "BLPOP killed 0.01");
+        lease_command(channel, mb, &c[i], RT_NEVER, "BLPOP killed 0");
+    BLOCKED_ARE(admin, mb, 4); /* each has one of its own */
+    do_command(admin, mb, "RPUSH killed 1 2 3 4");
     for (i = 0; i < 4; i++)
         ends_with(&c[i], RT_OK, NULL);
     MT_EVENTUALLY(leases_idle(channel) == 4);
@@ -319,7 +321,9 @@ static void disconnected(void)
     unsigned i;
 
     for (i = 0; i < 4; i++)
-        lease_command(channel, mb, &c[i], RT_NEVER, i < 2 ? "BLPOP gone 0.01" : "BLPOP gone 0");
+        lease_command(channel, mb, &c[i], RT_NEVER, i < 2 ? "BLPOP come 0" : "BLPOP gone 0");
+    BLOCKED_ARE(admin, mb, 4); /* each has one of its own */
+    do_command(admin, mb, "RPUSH come 1 2");
     ends_with(&c[0], RT_OK, NULL);
     ends_with(&c[1], RT_OK, NULL);
     BLOCKED_ARE(admin, mb, 2);
@@ -415,6 +419,7 @@ static void no_clients(void)
     o.connect_retries = 0;
     channel = channel_to(pool, &o);
     do_command(channel, mb, "PING");
+    MT_EVENTUALLY(ask_info(admin, mb, "connected_clients") == 2); /* the last test's have gone */
     snprintf(text, sizeof text, "CONFIG SET maxclients %lld",
              ask_info(admin, mb, "connected_clients") + 4);
     do_command(admin, mb, text);

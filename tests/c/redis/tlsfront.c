@@ -314,7 +314,7 @@ static void sit(struct peer_thread *p)
 
     if (p->front->options.ends)
         return;
-    if (p->front->options.is_plain && poll(&hello, 1, 5000) == 1 && recv(p->client, waste, sizeof waste, 0) > 0)
+    if (p->front->options.is_plain && poll(&hello, 1, 60000) == 1 && recv(p->client, waste, sizeof waste, 0) > 0)
         (void)send(p->client, text, sizeof text - 1, MSG_NOSIGNAL);
     while (!atomic_load(&p->front->stopping)) {
         struct pollfd fd = { .fd = p->client, .events = POLLRDHUP };
