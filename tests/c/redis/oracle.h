@@ -121,6 +121,17 @@ static inline void *oracle_thread(void *arg)
     return NULL;
 }
 
+/* Wait until so many more replies have come, or the calm: who cuts connections by the clock
+ * alone leaves a slow machine none that lives long enough to answer anything. */
+static inline void await_replies(const struct rds_channel *channel, unsigned count,
+                                 atomic_bool *calm)
+{
+    uint64_t enough = rt_read(&channel->stats.replies) + count;
+
+    while (rt_read(&channel->stats.replies) < enough && !atomic_load(calm))
+        mt_sleep_ms(1);
+}
+
 static inline void oracle_tell(const struct oracle *o, const char *what)
 {
     printf("%s: %llu answered, %llu cancelled, %llu dropped, %llu timed out, %llu lost\n", what,

@@ -204,6 +204,7 @@ static void stress(unsigned workers, unsigned threads, uint32_t most, bool troub
 
     MT_REQUIRE(rt_mailbox_new(&mb) == RT_OK);
     MT_REQUIRE(rt_pool_new(workers, 64, &pool) == RT_OK);
+    o.connect_retries = -1; /* one may be killed again and again before it is ready */
     supply = channel_to(pool, &o);
     do_command(supply, mb, "FLUSHALL");
     do_command(supply, mb, "ACL SETUSER lessee on >secret ~* &* +@all");

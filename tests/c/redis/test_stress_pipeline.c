@@ -174,6 +174,7 @@ static void *cutter(void *arg)
     while (!atomic_load(&run.calm)) {
         do_command(channel, mb, "CLIENT KILL TYPE normal SKIPME yes");
         mt_sleep_ms(1 + (unsigned)(mt_rand(&rnd) % 15));
+        await_replies(run.channel, 100, &run.calm);
     }
     end_channel(channel, mb);
     end_commands(pool, mb);

@@ -8,6 +8,7 @@
 
 struct knife {
     struct front *front;
+    struct rds_channel *channel;
     uint64_t seed;
     atomic_bool calm;
 };
@@ -19,6 +20,7 @@ static void *cutter(void *arg)
 
     while (!atomic_load(&knife->calm)) {
         mt_sleep_ms(20 + (unsigned)(mt_rand(&rnd) % 60));
+        await_replies(knife->channel, 100, &knife->calm);
         atomic_fetch_add(&knife->front->cuts, 1);
     }
     return NULL;
@@ -45,7 +47,7 @@ static void round_with(unsigned workers, struct front_options options, bool cuts
     o.tls = &tls;
     o.connect_retries = -1;
     MT_REQUIRE(rt_pool_new(workers, 64, &pool) == RT_OK);
-    oracle.channel = channel_to(pool, &o);
+    knife.channel = oracle.channel = channel_to(pool, &o);
     oracle.seed = mt_rand(rnd);
     oracle.total = MT_SCALE(25000);
     hand = mt_spawn(cutter, &knife);
