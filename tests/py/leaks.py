@@ -29,7 +29,7 @@ from typing import Any
 
 import offloop._core as core
 
-SETTLE_LIMIT = 8.0
+SETTLE_LIMIT = 30.0
 
 
 def native_threads() -> dict[str, str]:

@@ -30,7 +30,7 @@ else:
 Outcome = Any
 Scenario = Callable[["Backend"], Coroutine[Any, Any, Any]]
 
-HANG_SECS = 20.0
+HANG_SECS = 60.0
 
 
 class Backend:

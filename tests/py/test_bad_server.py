@@ -12,7 +12,7 @@ import offloop
 import offloop.redis as aioredis
 import pytest
 import redis.asyncio as reference
-from driving import outcome, outcomes, until, within
+from driving import in_time, outcome, outcomes, patiently, until, was_sent, within
 from fakeserver import Close, FakeServer, Peer, bulk, greet
 from redis.exceptions import (
     ConnectionError,
@@ -67,7 +67,7 @@ def answering(reply: bytes) -> Callable[[Peer, list[bytes]], None]:
 
 async def good_again(client: aioredis.Redis) -> None:
     """The client answers rightly, within some tries on a new connection."""
-    for number in range(5):
+    for number in range(20):
         value = await within(outcome(client.echo(f"again {number}")))
         if value == f"again {number}".encode():
             return
@@ -78,28 +78,37 @@ async def good_again(client: aioredis.Redis) -> None:
 @pytest.mark.parametrize("name", GARBAGE)
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_garbage(server: Server, name: str, protocol: int) -> None:
-    with FakeServer(answering(GARBAGE[name])) as fake:
-        async with (
-            aioredis.Redis(
-                host="127.0.0.1", port=fake.port, retry=None, protocol=protocol, socket_timeout=1.0
-            ) as client,
-            aioredis.Redis(**server.unix) as other,
-        ):
-            assert await client.echo("before") == b"before"
-            quiet = client.stats()["connects"]
-            other_calls = [other.echo(str(i)) for i in range(20)]
-            call, behind = client.get("k"), client.echo("behind")
-            value = await within(outcome(call))
-            assert isinstance(value, (InvalidResponse, ConnectionError, TimeoutError)), value
-            assert "127.0.0.1" in str(value)
-            # What was sent behind it on that connection gets an error or its own reply.
-            value = await within(outcome(behind))
-            assert value == b"behind" or isinstance(value, RedisError)
-            await good_again(client)
-            assert client.stats()["connects"] > quiet
-            assert fake.connections == client.stats()["connects"]
-            assert await outcomes(other_calls) == [str(i).encode() for i in range(20)]
-            assert other.stats()["connects"] == 1
+    async def attempt(secs: float) -> None:
+        with FakeServer(answering(GARBAGE[name])) as fake:
+            async with (
+                aioredis.Redis(
+                    host="127.0.0.1",
+                    port=fake.port,
+                    retry=None,
+                    protocol=protocol,
+                    socket_timeout=secs,
+                ) as client,
+                aioredis.Redis(**server.unix) as other,
+            ):
+                assert await in_time(client.echo("before")) == b"before"
+                quiet = client.stats()["connects"]
+                other_calls = [other.echo(str(i)) for i in range(20)]
+                call, behind = client.get("k"), client.echo("behind")
+                value = was_sent(await within(outcome(call)))
+                assert isinstance(value, (InvalidResponse, ConnectionError, TimeoutError)), value
+                assert "127.0.0.1" in str(value)
+                # What was sent behind it on that connection gets an error or its own reply.
+                value = await within(outcome(behind))
+                assert value == b"behind" or isinstance(value, RedisError)
+                await good_again(client)
+                assert client.stats()["connects"] > quiet
+                # One that a slow machine gave up in the greeting was no connection here.
+                failures = client.stats()["connect_failures"]
+                assert 0 <= fake.connections - client.stats()["connects"] <= failures
+                assert await outcomes(other_calls) == [str(i).encode() for i in range(20)]
+                assert other.stats()["connects"] == 1
+
+    await patiently(attempt, 1.0)
 
 
 async def test_nesting_that_is_deep_but_allowed() -> None:
@@ -118,16 +127,20 @@ async def test_nesting_that_is_deep_but_allowed() -> None:
     [b"$10\r\nabc", b"*2\r\n:1\r\n", b"$", b"+", b"*1\r\n$5\r\nabcde", b":12", b"$3\r\nabc\r"],
 )
 async def test_half_a_reply_and_silence(half: bytes) -> None:
-    with FakeServer(answering(half)) as fake:
-        async with aioredis.Redis(
-            host="127.0.0.1", port=fake.port, retry=None, socket_timeout=0.4
-        ) as client:
-            assert await client.echo("before") == b"before"
-            with pytest.raises(TimeoutError, match="may have run"):
-                await within(client.get("k"))
-            # Whatever comes now on that connection could be taken for the other half.
-            await good_again(client)
-            assert fake.connections == client.stats()["connects"] > 1
+    async def attempt(secs: float) -> None:
+        with FakeServer(answering(half)) as fake:
+            async with aioredis.Redis(
+                host="127.0.0.1", port=fake.port, retry=None, socket_timeout=secs
+            ) as client:
+                assert await in_time(client.echo("before")) == b"before"
+                value = was_sent(await within(outcome(client.get("k"))))
+                assert isinstance(value, TimeoutError)
+                assert "may have run" in str(value)
+                # Whatever comes now on that connection could be taken for the other half.
+                await good_again(client)
+                assert fake.connections >= client.stats()["connects"] > 1
+
+    await patiently(attempt, 0.4)
 
 
 @pytest.mark.parametrize("half", [b"$10\r\nabc", b"*2\r\n:1\r\n", b"$", b""])
@@ -161,7 +174,7 @@ async def test_a_dripped_reply_is_bounded_by_one_deadline() -> None:
             host="127.0.0.1", port=fake.port, retry=None, socket_timeout=0.5
         ) as client:
             with pytest.raises(TimeoutError):
-                await within(client.get("k"), 10)
+                await within(client.get("k"), 15)
             await good_again(client)
 
 
@@ -371,26 +384,29 @@ async def test_a_server_that_does_not_read(server: Server) -> None:
         if args[0] == b"ECHO":
             peer.send(bulk(args[1]))
         else:
-            peer.server.closing.wait(20)
+            peer.server.closing.wait(100)
 
-    with FakeServer(script) as fake:
-        async with (
-            aioredis.Redis(
-                host="127.0.0.1", port=fake.port, retry=None, socket_timeout=1.0
-            ) as client,
-            aioredis.Redis(**server.unix) as other,
-        ):
-            await client.echo("before")
-            calls = [client.set(f"k{i}", b"x" * 1_000_000) for i in range(40)]
-            assert await within(other.echo("alive"), 10) == b"alive"
-            values = await outcomes(calls)
-            assert all(isinstance(value, (TimeoutError, ConnectionError)) for value in values)
-            assert isinstance(values[0], TimeoutError)
-            assert "may have run" in str(values[0])
-            # Some were never written: they say so.
-            unsent = [value for value in values if "not executed" in str(value)]
-            assert unsent
-            assert all(isinstance(value, TimeoutError) for value in unsent)
+    async def attempt(secs: float) -> None:
+        with FakeServer(script) as fake:
+            async with (
+                aioredis.Redis(
+                    host="127.0.0.1", port=fake.port, retry=None, socket_timeout=secs
+                ) as client,
+                aioredis.Redis(**server.unix) as other,
+            ):
+                await in_time(client.echo("before"))
+                calls = [client.set(f"k{i}", b"x" * 1_000_000) for i in range(40)]
+                assert await within(other.echo("alive")) == b"alive"
+                values = await outcomes(calls)
+                assert all(isinstance(value, (TimeoutError, ConnectionError)) for value in values)
+                assert isinstance(was_sent(values[0]), TimeoutError)
+                assert "may have run" in str(values[0])
+                # Some were never written: they say so.
+                unsent = [value for value in values if "not executed" in str(value)]
+                assert unsent
+                assert all(isinstance(value, TimeoutError) for value in unsent)
+
+    await patiently(attempt, 1.0)
 
 
 async def test_a_server_that_answers_before_it_reads_all(server: Server) -> None:

@@ -11,6 +11,7 @@ import inspect
 import pickle
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from typing import Any
 
 import offloop
 import pytest
-from driving import outcome, outcomes, run, until, within
+from driving import TooSlow, outcome, outcomes, patiently, run, until, within
 
 
 @asynccontextmanager
@@ -312,22 +313,27 @@ async def test_cancel_in_all_moments_under_load() -> None:
 
 
 async def test_a_call_that_takes_too_long_goes_on_alone() -> None:
-    done = threading.Event()
-    gate = threading.Event()
+    async def attempt(secs: float) -> None:
+        done = threading.Event()
+        gate = threading.Event()
 
-    def work() -> None:
-        gate.wait(50)
-        done.set()
+        def work() -> None:
+            gate.wait(50)
+            done.set()
 
-    async with opened(2) as pool:
-        with pytest.raises(offloop.CallTimeoutError, match="while it was running") as caught:
-            await pool.with_timeout(0.05).call(work)
-        assert caught.value.began
-        assert isinstance(caught.value, TimeoutError)
-        assert isinstance(caught.value, asyncio.TimeoutError)
-        assert not done.is_set()
-        gate.set()
-        await until(done.is_set)
+        async with opened(2) as pool:
+            with pytest.raises(offloop.CallTimeoutError) as caught:
+                await pool.with_timeout(secs).call(work)
+            if not caught.value.began:
+                raise TooSlow
+            assert "while it was running" in str(caught.value)
+            assert isinstance(caught.value, TimeoutError)
+            assert isinstance(caught.value, asyncio.TimeoutError)
+            assert not done.is_set()
+            gate.set()
+            await until(done.is_set)
+
+    await patiently(attempt, 0.05)
 
 
 async def test_a_call_that_waits_too_long_is_never_executed() -> None:
@@ -350,15 +356,19 @@ async def test_many_deadlines_of_one_loop() -> None:
     async with opened(1) as pool:
         gate, calls = await blocked(pool, 1)
         order = [0.3, 0.05, 0.2, 0.1, 0.25, 0.15]
-        ended: list[float] = []
+        ended: list[tuple[float, float]] = []
 
         async def task(seconds: float) -> None:
+            earliest = time.monotonic() + seconds
+            call = pool.with_timeout(seconds).call(len, "")
+            latest = time.monotonic() + seconds
             with pytest.raises(offloop.CallTimeoutError):
-                await pool.with_timeout(seconds).call(len, "")
-            ended.append(seconds)
+                await call
+            ended.append((earliest, latest))
 
         await asyncio.gather(*[task(seconds) for seconds in order])
-        assert ended == sorted(order)
+        for number, (earliest, _) in enumerate(ended):
+            assert all(earliest <= latest for _, latest in ended[number + 1 :]), ended
         gate.set()
         await asyncio.gather(*calls)
         patient = pool.with_timeout(1000)
@@ -366,12 +376,18 @@ async def test_many_deadlines_of_one_loop() -> None:
 
 
 async def test_a_stalled_loop_times_nothing_out() -> None:
-    async with opened(2) as pool:
-        done = threading.Event()
-        call = pool.with_timeout(0.2).call(done.set)
-        assert done.wait(20)
-        threading.Event().wait(0.4)  # the loop stands still over the deadline
-        assert await call is None
+    async def attempt(secs: float) -> None:
+        async with opened(2) as pool:
+            done: list[float] = []
+            began = time.monotonic()
+            call = pool.with_timeout(secs).call(lambda: done.append(time.monotonic()))
+            time.sleep(2 * secs)  # the loop stands still over the deadline
+            if not done or done[0] > began + secs / 2:
+                await outcome(call)
+                raise TooSlow
+            assert await call is None
+
+    await patiently(attempt, 0.2)
 
 
 async def test_a_timeout_while_waiting_for_room() -> None:
@@ -421,8 +437,14 @@ async def test_a_queue_full_of_what_others_sent() -> None:
     """Who has something under way waits for room; who has nothing is told at once."""
     async with opened(1, queue=2) as pool:
         gate = threading.Event()
-        futures = [pool.submit(gate.wait, 50)]
-        await until(lambda: pool._busy == 1)
+        began = threading.Semaphore(0)
+
+        def wait() -> bool:
+            began.release()
+            return gate.wait(50)
+
+        futures = [pool.submit(wait)]
+        await until(lambda: began.acquire(blocking=False))
         futures += [pool.submit(len, "a") for _ in range(2)]
         with pytest.raises(offloop.PoolFullError, match="queue is full"):
             pool.call(len, "")
@@ -432,8 +454,8 @@ async def test_a_queue_full_of_what_others_sent() -> None:
         assert await asyncio.gather(*map(asyncio.wrap_future, futures)) == [True, 1, 1]
 
         gate.clear()
-        first = pool.call(gate.wait, 50)
-        await until(lambda: pool._busy == 1)
+        first = pool.call(wait)
+        await until(lambda: began.acquire(blocking=False))
         futures = [pool.submit(len, "a") for _ in range(2)]
         late = pool.call(len, "ab")
         batch = pool.map_async(len, ["a", "bc", "def"])

@@ -104,7 +104,7 @@ async def test_cancelled_after_sending_ends_at_once_and_the_connection_lives(
         for call in [*calls, *tasks]:
             call.cancel()
         # The server is still stopped: nobody waited for a reply.
-        values = await within(asyncio.gather(*calls, *tasks, return_exceptions=True), 5)
+        values = await within(asyncio.gather(*calls, *tasks, return_exceptions=True))
         assert all(isinstance(value, asyncio.CancelledError) for value in values)
         following = client.echo("following")
         own_server.resume()

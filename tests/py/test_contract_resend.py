@@ -13,7 +13,7 @@ from typing import Any
 
 import offloop.redis as aioredis
 import pytest
-from driving import outcome, until, until_good, within
+from driving import outcome, patiently, until, until_good, was_sent, within
 from fakeserver import Close, FakeServer, Peer, bulk
 from proxy import Proxy
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
@@ -89,8 +89,9 @@ async def test_connections_killed_by_the_server(server: Server) -> None:
         tasks = [asyncio.create_task(ledger.storm(i)) for i in range(100)]
         loop = asyncio.get_running_loop()
         for _ in range(60):
+            goal = ledger.acknowledged + 10
             await loop.run_in_executor(None, server.kill_clients)
-            await asyncio.sleep(0.005)
+            await until(lambda: ledger.acknowledged >= goal)  # noqa: B023
         ledger.going = False
         await within(asyncio.gather(*tasks))
         assert ledger.acknowledged > 100
@@ -164,14 +165,15 @@ async def test_what_was_not_written_goes_over_the_next_connection(server: Server
             proxy.deafen(True)
             large = b"x" * 1_000_000
             filling = [asyncio.ensure_future(client.set(f"f{i}", large)) for i in range(30)]
+            await until(lambda: client.stats()["bytes_out"] > 1_000_000)
             await asyncio.sleep(0.2)
             queued = [client.incr(f"q{i}") for i in range(100)]
             await asyncio.sleep(0.1)
             proxy.cut()
             proxy.deafen(False)
-            values = await within(asyncio.gather(*queued, return_exceptions=True), 30)
+            values = await within(asyncio.gather(*queued, return_exceptions=True))
             assert values == [1] * 100
-            results = await within(asyncio.gather(*filling, return_exceptions=True), 30)
+            results = await within(asyncio.gather(*filling, return_exceptions=True))
             assert isinstance(results[0], ConnectionError)
             assert "may have run" in str(results[0])
             assert results[-1] is True
@@ -186,7 +188,7 @@ async def test_a_part_of_a_command_counts_as_sent(server: Server) -> None:
             await client.ping()
             proxy.deafen(True)
             call = client.set("large", b"x" * 50_000_000)
-            await asyncio.sleep(0.3)
+            await until(lambda: client.stats()["bytes_out"] > 1_000_000)
             assert not call.done()
             proxy.cut()
             proxy.deafen(False)
@@ -207,12 +209,15 @@ async def test_errors_of_the_server_are_not_retried(server: Server) -> None:
 
 
 async def test_a_time_out_is_not_retried(own_server: Server) -> None:
-    async with aioredis.Redis(**own_server.unix, socket_timeout=0.2) as client:
-        await until_good(client)
-        own_server.pause()
-        with pytest.raises(TimeoutError):
-            await within(client.incr("n"))
-        own_server.resume()
-        await until(lambda: own_server.cmd("EXISTS", "n"))
-        await recovered(client)
-        assert own_server.cmd("GET", "n") == "1"
+    async def attempt(secs: float) -> None:
+        async with aioredis.Redis(**own_server.unix, socket_timeout=secs) as client:
+            await until_good(client)
+            own_server.pause()
+            value = await within(outcome(client.incr("n")))
+            own_server.resume()
+            assert isinstance(was_sent(value), TimeoutError)
+            await until(lambda: own_server.cmd("EXISTS", "n"))
+            await until_good(client)
+            assert own_server.cmd("GET", "n") == "1"
+
+    await patiently(attempt, 0.2)
