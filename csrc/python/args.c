@@ -1,7 +1,5 @@
 #include "args.h"
 
-#include <ctype.h>
-
 #define FEW 16             /* arguments kept on the stack */
 #define COMMANDS_MAX 1024  /* names remembered */
 
@@ -88,7 +86,7 @@ static int only_reads(struct core_state *st, const char *const *words, const siz
         if (i > 0)
             text[len++] = ' ';
         for (k = 0; k < lens[i]; k++)
-            text[len++] = (char)toupper((unsigned char)words[i][k]);
+            text[len++] = rds_upper(words[i][k]);
         name = PyUnicode_DecodeLatin1(text, (Py_ssize_t)len, NULL);
         found = name == NULL ? -1 : PySet_Contains(st->native.reads, name);
         Py_XDECREF(name);
@@ -304,6 +302,13 @@ static enum rds_sharing decide_by_arguments(const struct command *command, const
     return rds_command_decide(argc, argv, lens);
 }
 
+/* What the server said of a command whose name is in no table. */
+static int ask_what_was_learned(struct core_channel *channel, const struct command *command)
+{
+    return core_channel_learned(channel, strchr(command->wire, '\n') + 1,
+                                strtoul(command->wire + 1, NULL, 10));
+}
+
 /* Where an encoded command goes: one of the two. */
 struct sink {
     struct rds_job *job;
@@ -361,7 +366,14 @@ static int encode_known(struct core_channel *channel, const struct sink *sink, P
 
     command = (const struct command *)(void *)PyBytes_AS_STRING(known);
     *sharing = (enum rds_sharing)command->sharing;
-    if (*sharing == RDS_STATEFUL)
+    if (*sharing == RDS_UNKNOWN) {
+        int learned = ask_what_was_learned(channel, command);
+
+        if (learned < 0)
+            return -1;
+        *sharing = (enum rds_sharing)learned;
+    }
+    if (*sharing == RDS_STATEFUL || *sharing == RDS_UNKNOWN)
         return 0;
     if (count > FEW) {
         pieces = PyMem_Malloc((size_t)count * sizeof *pieces);

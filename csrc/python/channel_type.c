@@ -2,6 +2,7 @@
 
 #include <structmember.h>
 
+#include "../redis/rds_command.h"
 #include "../redis/rds_lease.h"
 #include "bridge.h"
 #include "channel_options.h"
@@ -142,9 +143,10 @@ static int channel_init(struct core_channel *channel, PyObject *pool, PyObject *
 {
     channel->pool = (struct core_pool *)Py_NewRef(pool);
     channel->options = PyDict_Copy(options);
+    channel->learned = PyDict_New();
     channel->timeout = RT_NEVER;
     channel->asker = calloc(1, sizeof *channel->asker);
-    if (channel->options == NULL)
+    if (channel->options == NULL || channel->learned == NULL)
         return -1;
     if (channel->asker == NULL) {
         PyErr_NoMemory();
@@ -270,6 +272,89 @@ static PyObject *channel_send_wire(PyObject *op, PyObject *wire)
 {
     return core_client_send_wire((struct core_channel *)op, wire);
 }
+
+/* ---- names that are in no table ---------------------------------------------------------- */
+
+static const char *const sharings[] = {
+    [RDS_SHARED] = "shared", [RDS_BLOCKING] = "blocking", [RDS_STATEFUL] = "stateful",
+    [RDS_DEPENDS] = "depends", [RDS_UNKNOWN] = "unknown",
+};
+
+/* A name as it is kept: in upper case. */
+static PyObject *upper(const char *name, size_t len)
+{
+    PyObject *key = PyBytes_FromStringAndSize(name, (Py_ssize_t)len);
+    char *at;
+
+    if (key != NULL) {
+        for (at = PyBytes_AS_STRING(key); *at != '\0'; at++)
+            *at = rds_upper(*at);
+    }
+    return key;
+}
+
+int core_channel_learned(struct core_channel *channel, const char *name, size_t len)
+{
+    PyObject *key, *value;
+
+    if (PyDict_GET_SIZE(channel->learned) == 0)
+        return RDS_UNKNOWN;
+    key = upper(name, len);
+    if (key == NULL)
+        return -1;
+    value = PyDict_GetItemWithError(channel->learned, key);
+    Py_DECREF(key);
+    if (value != NULL)
+        return (int)PyLong_AsLong(value);
+    return PyErr_Occurred() ? -1 : RDS_UNKNOWN;
+}
+
+static PyObject *channel_sharing(PyObject *op, PyObject *name)
+{
+    const char *text;
+    Py_ssize_t len;
+    int sharing;
+
+    text = PyUnicode_AsUTF8AndSize(name, &len);
+    if (text == NULL)
+        return NULL;
+    sharing = rds_command_sharing(text, (size_t)len);
+    if (sharing == RDS_UNKNOWN)
+        sharing = core_channel_learned((struct core_channel *)op, text, (size_t)len);
+    return sharing < 0 ? NULL : PyUnicode_FromString(sharings[sharing]);
+}
+
+static PyObject *channel_learn(PyObject *op, PyObject *args)
+{
+    struct core_channel *channel = (struct core_channel *)op;
+    PyObject *key = NULL, *value = NULL;
+    const char *name, *said;
+    Py_ssize_t len;
+    long sharing;
+    int rc = -1;
+
+    if (!PyArg_ParseTuple(args, "s#s:learn", &name, &len, &said))
+        return NULL;
+    for (sharing = RDS_SHARED; sharing <= RDS_STATEFUL; sharing++) {
+        if (strcmp(said, sharings[sharing]) == 0)
+            break;
+    }
+    if (sharing > RDS_STATEFUL) {
+        PyErr_Format(PyExc_ValueError, "'shared', 'blocking' or 'stateful', not '%s'", said);
+        return NULL;
+    }
+    key = upper(name, (size_t)len);
+    value = PyLong_FromLong(sharing);
+    if (key != NULL && value != NULL)
+        rc = PyDict_SetItem(channel->learned, key, value);
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    if (rc < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* ---- closing --------------------------------------------------------------------------------- */
 
 static PyObject *channel_disconnect(PyObject *op, PyObject *arg)
 {
@@ -443,6 +528,7 @@ static int channel_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(channel->pool);
     Py_VISIT(channel->options);
+    Py_VISIT(channel->learned);
     Py_VISIT(channel->provider);
     Py_VISIT(channel->provider_error);
     Py_VISIT(channel->retry);
@@ -457,6 +543,7 @@ static int channel_clear(PyObject *op)
     Py_CLEAR(channel->provider_error);
     Py_CLEAR(channel->retry);
     Py_CLEAR(channel->options);
+    Py_CLEAR(channel->learned);
     return 0;
 }
 
@@ -511,6 +598,13 @@ static PyMethodDef channel_methods[] = {
     { "_send_wire", channel_send_wire, METH_O,
       "_send_wire($self, wire, /)\n--\n\n"
       "Send one command, encoded already, over the shared connection; a Future." },
+    { "sharing", channel_sharing, METH_O,
+      "sharing($self, name, /)\n--\n\n"
+      "What a command of that name needs: 'shared', 'blocking', 'stateful', 'depends' on its\n"
+      "arguments, or 'unknown' until learn() was told." },
+    { "learn", channel_learn, METH_VARARGS,
+      "learn($self, name, sharing, /)\n--\n\n"
+      "What the server said of a name that is in no table: 'shared', 'blocking' or 'stateful'." },
     { "credentials", channel_credentials, METH_VARARGS,
       "credentials($self, username, password, /)\n--\n\nAnswer the provider's call." },
     { "credentials_failed", channel_credentials_failed, METH_O,

@@ -371,7 +371,7 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
                                     &sharing);
     else
         rc = core_args_encode(channel, &job->rds, call->args, call->nargs, &sharing);
-    *leased = rc == 0 && sharing == RDS_STATEFUL;
+    *leased = rc == 0 && (sharing == RDS_STATEFUL || sharing == RDS_UNKNOWN);
     if (rc < 0 || *leased)
         goto fail;
     fut = core_future_new(st, loop, bridge->debug);
@@ -425,7 +425,7 @@ PyObject *core_client_resend(struct core_channel *channel, PyObject *call)
     if (core_args_encode(channel, &job->rds, PySequence_Fast_ITEMS(args), PyTuple_GET_SIZE(args),
                          &sharing) < 0)
         goto fail;
-    if (sharing == RDS_STATEFUL) {
+    if (sharing == RDS_STATEFUL || sharing == RDS_UNKNOWN) {
         PyErr_SetString(PyExc_ValueError, "the command cannot share a connection");
         goto fail;
     }

@@ -38,6 +38,7 @@ from offloop.redis.modules import JSON, Search, TimeSeries
 from offloop.redis.pipeline import NativePipeline
 from offloop.redis.pubsub import PubSub
 from offloop.redis.retries import READS, settle_by
+from offloop.redis.unknown import learn, name_of
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
 
@@ -234,11 +235,23 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
 
     def _execute_leased(self, *args: Any, **options: Any) -> Awaitable[Any]:
         """A command on a connection of its own, redis-py's way."""
-        words = _words(args)
-        if words[:1] == ["AUTH"] and self._open_channel() is not None:
-            return self._log_in(words[1:], options)
+        name, channel = name_of(args), self._open_channel()
+        if channel is not None and name:
+            if name == "AUTH":
+                return self._log_in(_words(args)[1:], options)
+            if channel.sharing(name) == "unknown":
+                return self._execute_unknown(channel, name, args, options)
         execute: Callable[..., Awaitable[Any]] = base.Redis.execute_command
         return execute(self, *args, **options)
+
+    async def _execute_unknown(
+        self, channel: _core.Channel, name: str, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """A command that is in no table: what it needs is asked for first."""
+        execute: Callable[..., Awaitable[Any]] = base.Redis.execute_command
+        if await learn(channel, name):
+            execute = _core.Client.execute_command
+        return await execute(self, *args, **options)
 
     async def _log_in(self, words: list[str], options: dict[str, Any]) -> Any:
         """AUTH: who the client is from now on, on every connection that it shares."""

@@ -87,7 +87,7 @@ def _check_port(kwargs: dict[str, Any]) -> None:
         raise ValueError(f"port must be between 1 and 65535, not {port!r}")
 
 
-def _wire(words: list[str]) -> bytes:
+def wire(words: list[str]) -> bytes:
     """A command as it goes over the connection."""
     encoded = [word.encode() for word in words]
     parts = [b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded]
@@ -230,7 +230,7 @@ class NativeChannel:
         if channel is None:
             return None
         words = ["AUTH", password] if username is None else ["AUTH", username, password]
-        return await channel._send_wire(_wire(words))
+        return await channel._send_wire(wire(words))
 
     def make_connection(self) -> AbstractConnection:
         """A new connection, logged in as the channel is once it is connected."""

@@ -24,6 +24,7 @@ from redis.exceptions import (
 
 from offloop import _core
 from offloop.redis.connection import NativeChannel
+from offloop.redis.unknown import learn, name_of
 
 __all__ = ["NativePipeline"]
 
@@ -122,6 +123,15 @@ class NativePipeline(_core.Pipeline):
         command: Awaitable[Any] = _RedisPy.immediate_execute_command(self, *args, **options)
         return command
 
+    async def _learn(self) -> bool:
+        """Ask about queued commands that are in no table; whether anything was learned."""
+        channel = self._open_channel()
+        if channel is None:
+            return False
+        names = {name_of(args) for args, _ in self.command_stack}
+        asked = [name for name in sorted(names) if channel.sharing(name) == "unknown"]
+        return any([await learn(channel, name) for name in asked])
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send what is queued; the replies in order.
 
@@ -151,6 +161,8 @@ class NativePipeline(_core.Pipeline):
             transaction = bool(self.is_transaction or self.explicit_transaction)
             try:
                 batch = self._take(transaction)
+                if batch is None and await self._learn():
+                    batch = self._take(transaction)
             except BaseException:
                 await self.reset()
                 raise

@@ -45,14 +45,23 @@ static const char *const may_share[] = {
     /* names that look like options */
     "XREADGROUP GROUP BLOCK c STREAMS s >", "XREADGROUP GROUP g BLOCK STREAMS s >",
     "XREADGROUP GROUP STREAMS BLOCK STREAMS s >", "XREAD STREAMS BLOCK 0", "XREAD COUNT BLOCK STREAMS s 0",
+    /* of modules */
+    "FT.SEARCH i q", "JSON.GET k", "TS.READ k 0", "TS.READ k 0 COUNT 3", "TS.READ BLOCK 0",
+    "BF.ADD k i", "VADD s VALUES 1 1 e", "GETEX k",
+    /* the first and the last in the table */
+    "ACL LIST", "ZUNIONSTORE k 1 a",
+};
+
+static const char *const in_no_table[] = {
     /* names that begin like others */
-    "GETEX k", "SELECTED", "MULTIX", "BLPOPS", "AUTHX", "WAITX", "BLPO", "",
+    "SELECTED", "MULTIX", "BLPOPS", "AUTHX", "WAITX", "BLPO", "GE", "GETT", "A", "ZZZ",
+    "JSON.", "MYMODULE.WAIT 3", "0", "_", "{",
 };
 
 static const char *const wait_for_the_server[] = {
     "BLPOP l 0", "BRPOP l 0", "BLMOVE a b LEFT RIGHT 0", "BRPOPLPUSH a b 0", "BLMPOP 0 1 l LEFT",
     "BZPOPMIN z 0", "BZPOPMAX z 0", "BZMPOP 0 1 z MIN", "BLMOVEM a b LEFT RIGHT 0", "BLPOP",
-    "XREAD BLOCK 0 STREAMS s 0", "XREAD COUNT 1 BLOCK 0 STREAMS s 0",
+    "TS.READ k 0 BLOCK 0 1", "XREAD BLOCK 0 STREAMS s 0", "XREAD COUNT 1 BLOCK 0 STREAMS s 0",
     "XREADGROUP GROUP g c BLOCK 0 STREAMS s >", "XREADGROUP GROUP g c NOACK BLOCK 0 STREAMS s >",
 };
 
@@ -73,11 +82,14 @@ static void by_name(void)
     MT_EQ(rds_command_sharing("get", 3), RDS_SHARED);
     MT_EQ(rds_command_sharing("blpop", 5), RDS_BLOCKING);
     MT_EQ(rds_command_sharing("Client", 6), RDS_DEPENDS);
-    MT_EQ(rds_command_sharing("", 0), RDS_SHARED);
+    MT_EQ(rds_command_sharing("", 0), RDS_UNKNOWN);
+    MT_EQ(rds_command_sharing("\0\0\0", 3), RDS_UNKNOWN);
+    MT_EQ(rds_command_sharing("\xc7\xc5T", 3), RDS_UNKNOWN);
     /* The length counts, not what comes after it. */
     MT_EQ(rds_command_sharing("SELECTED", 6), RDS_STATEFUL);
-    MT_EQ(rds_command_sharing("SELECT", 5), RDS_SHARED);
-    MT_EQ(rds_command_sharing("MULTI\0", 6), RDS_SHARED);
+    MT_EQ(rds_command_sharing("SELECT", 5), RDS_UNKNOWN);
+    MT_EQ(rds_command_sharing("MULTI\0", 6), RDS_UNKNOWN);
+    MT_EQ(rds_command_sharing("GET\0", 4), RDS_UNKNOWN);
 }
 
 static void all(const char *const *commands, size_t count, enum rds_sharing wanted)
@@ -103,5 +115,6 @@ int main(void)
     ALL(may_share, RDS_SHARED);
     ALL(wait_for_the_server, RDS_BLOCKING);
     ALL(keep_a_connection, RDS_STATEFUL);
+    ALL(in_no_table, RDS_UNKNOWN);
     return mt_report("command");
 }
