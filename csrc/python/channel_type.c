@@ -335,12 +335,13 @@ static PyObject *channel_learn(PyObject *op, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "s#s:learn", &name, &len, &said))
         return NULL;
-    for (sharing = RDS_SHARED; sharing <= RDS_STATEFUL; sharing++) {
-        if (strcmp(said, sharings[sharing]) == 0)
+    for (sharing = RDS_SHARED; sharing <= RDS_UNKNOWN; sharing++) {
+        if (sharing != RDS_DEPENDS && strcmp(said, sharings[sharing]) == 0)
             break;
     }
-    if (sharing > RDS_STATEFUL) {
-        PyErr_Format(PyExc_ValueError, "'shared', 'blocking' or 'stateful', not '%s'", said);
+    if (sharing > RDS_UNKNOWN) {
+        PyErr_Format(PyExc_ValueError, "'shared', 'blocking', 'stateful' or 'unknown', not '%s'",
+                     said);
         return NULL;
     }
     key = upper(name, (size_t)len);
@@ -604,7 +605,8 @@ static PyMethodDef channel_methods[] = {
       "arguments, or 'unknown' until learn() was told." },
     { "learn", channel_learn, METH_VARARGS,
       "learn($self, name, sharing, /)\n--\n\n"
-      "What the server said of a name that is in no table: 'shared', 'blocking' or 'stateful'." },
+      "What the server said of a name that is in no table: 'shared', 'blocking' or 'stateful';\n"
+      "'unknown' to ask it again." },
     { "credentials", channel_credentials, METH_VARARGS,
       "credentials($self, username, password, /)\n--\n\nAnswer the provider's call." },
     { "credentials_failed", channel_credentials_failed, METH_O,

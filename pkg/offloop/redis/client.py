@@ -38,7 +38,7 @@ from offloop.redis.modules import JSON, Search, TimeSeries
 from offloop.redis.pipeline import NativePipeline
 from offloop.redis.pubsub import PubSub
 from offloop.redis.retries import READS, settle_by
-from offloop.redis.unknown import learn, name_of
+from offloop.redis.unknown import forget, learn, name_of
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis", "StrictRedis", "from_url"]
 
@@ -248,10 +248,12 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
         self, channel: _core.Channel, name: str, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """A command that is in no table: what it needs is asked for first."""
-        execute: Callable[..., Awaitable[Any]] = base.Redis.execute_command
-        if await learn(channel, name):
-            execute = _core.Client.execute_command
-        return await execute(self, *args, **options)
+        refused = await learn(channel, [name])
+        try:
+            sent = _core.Client.execute_command(self, *args, **options)
+        finally:
+            forget(channel, refused)
+        return await sent
 
     async def _log_in(self, words: list[str], options: dict[str, Any]) -> Any:
         """AUTH: who the client is from now on, on every connection that it shares."""

@@ -24,7 +24,7 @@ from redis.exceptions import (
 
 from offloop import _core
 from offloop.redis.connection import NativeChannel
-from offloop.redis.unknown import learn, name_of
+from offloop.redis.unknown import forget, learn, name_of
 
 __all__ = ["NativePipeline"]
 
@@ -123,14 +123,20 @@ class NativePipeline(_core.Pipeline):
         command: Awaitable[Any] = _RedisPy.immediate_execute_command(self, *args, **options)
         return command
 
-    async def _learn(self) -> bool:
-        """Ask about queued commands that are in no table; whether anything was learned."""
+    async def _take_unknown(self, transaction: bool) -> _core.Batch | None:
+        """What is queued, if nothing keeps it from being shared but names in no table."""
         channel = self._open_channel()
         if channel is None:
-            return False
+            return None
         names = {name_of(args) for args, _ in self.command_stack}
         asked = [name for name in sorted(names) if channel.sharing(name) == "unknown"]
-        return any([await learn(channel, name) for name in asked])
+        if not asked:
+            return None
+        refused = await learn(channel, asked)
+        try:
+            return self._take(transaction)
+        finally:
+            forget(channel, refused)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send what is queued; the replies in order.
@@ -161,8 +167,8 @@ class NativePipeline(_core.Pipeline):
             transaction = bool(self.is_transaction or self.explicit_transaction)
             try:
                 batch = self._take(transaction)
-                if batch is None and await self._learn():
-                    batch = self._take(transaction)
+                if batch is None:
+                    batch = await self._take_unknown(transaction)
             except BaseException:
                 await self.reset()
                 raise

@@ -9,7 +9,7 @@ Source: https://redis.io/docs/latest/commands/command/ (flags, ACL categories).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -19,12 +19,13 @@ from offloop.redis.connection import wire
 
 
 def name_of(args: Sequence[Any]) -> str:
-    """The first word of a command as it was called; what no command is called by, is '?'."""
+    """The first word of a command as it was called; '?' for what no UTF-8 can be."""
     name = args[0] if args else ""
     if isinstance(name, (bytes, bytearray, memoryview)):
-        name = bytes(name).decode("ascii", "replace")
-    words = str(name).encode("ascii", "replace").decode().split(None, 1)
-    return words[0].upper() if words else ""
+        name = bytes(name).decode(errors="surrogateescape")
+    words = str(name).encode(errors="replace").decode().split(None, 1)
+    word = words[0] if words else ""
+    return word.upper() if word.isascii() else word
 
 
 def _text(value: Any) -> str:
@@ -51,29 +52,42 @@ def judged(reply: Any) -> str | None:
     return "blocking" if "blocking" in flags else "shared"
 
 
-async def learn(channel: _core.Channel, name: str) -> bool:
-    """Ask the server about a command, unless it is known.
+async def learn(channel: _core.Channel, names: Iterable[str]) -> list[str]:
+    """Ask the server about commands, those that are known left out.
 
     Args:
         channel: of the client.
-        name: the command's first word, in any case.
+        names: first words of commands, in any case.
 
     Returns:
-        Whether it is known now. Not where the server does not know the command either.
+        Those that the server does not know either. They are as good as shared ones for
+        now: it will refuse them. Who has sent them says forget(), since a module may be
+        loaded later.
 
     Raises:
         ConnectionError, TimeoutError: the server cannot be asked; nothing was sent of
-            the command itself.
+            the commands themselves.
     """
-    if channel.sharing(name) != "unknown":
-        return True
-    try:
-        sharing = judged(await channel._send_wire(wire(["COMMAND", "INFO", name])))
-    except ResponseError:
-        sharing = "stateful"  # a proxy, or not allowed: a connection of its own is always right
-    except (TypeError, IndexError, KeyError) as error:
-        raise RedisError(f"COMMAND INFO {name}: an unexpected reply") from error
-    if sharing is None:
-        return False
-    channel.learn(name, sharing)
-    return True
+    nowhere = []
+    for name in names:
+        if channel.sharing(name) != "unknown":
+            continue
+        try:
+            sharing = judged(await channel._send_wire(wire(["COMMAND", "INFO", name])))
+        except ResponseError:
+            sharing = "stateful"  # a proxy, or not allowed: its own connection is always right
+        except (TypeError, IndexError, KeyError) as error:
+            raise RedisError(f"COMMAND INFO {name}: an unexpected reply") from error
+        if sharing is None:
+            nowhere.append(name)
+        else:
+            channel.learn(name, sharing)
+    for name in nowhere:
+        channel.learn(name, "shared")
+    return nowhere
+
+
+def forget(channel: _core.Channel, names: Iterable[str]) -> None:
+    """Ask about them again the next time."""
+    for name in names:
+        channel.learn(name, "unknown")
