@@ -106,6 +106,14 @@ async def test_port_out_of_range(port: int) -> None:
     assert str(raised.value)
 
 
+@pytest.mark.parametrize("host", [None, ""])
+async def test_no_host_is_this_machine(server: Server, host: str | None) -> None:
+    """As with redis.asyncio."""
+    for module in (reference, aioredis):
+        async with module.Redis(host=host, port=server.port) as client:
+            assert await client.ping() is True
+
+
 async def test_an_unknown_host_is_a_connection_error() -> None:
     async with aioredis.Redis(host="no-such-host.invalid", port=1, retry=None) as client:
         with pytest.raises(ConnectionError, match="no-such-host.invalid"):
