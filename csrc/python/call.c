@@ -41,8 +41,9 @@ struct core_call *core_call_new(struct core_state *st, PyObject *const *args, Py
     call->fn = Py_NewRef(args[0]);
     call->context = NULL;
     call->kwnames = Py_XNewRef(kwnames);
+    call->interrupt = NULL;
     call->outcome = NULL;
-    call->raised = false;
+    call->raised = call->inside = call->unwanted = false;
     call->nargs = nargs - 1;
     call->args[0] = NULL;
     for (i = 0; i < total; i++)
@@ -75,6 +76,7 @@ void core_call_free(struct core_state *st, struct core_call *call)
     struct core_native_state *native = &st->native;
 
     let_go(call);
+    Py_CLEAR(call->interrupt);
     Py_CLEAR(call->outcome);
     if (native->call_count >= FREE_MAX) {
         free(call);
@@ -118,14 +120,36 @@ static PyObject *tame(PyObject *exception)
     return error;
 }
 
+void core_call_interrupt(struct core_call *call)
+{
+    PyObject *interrupt = call->interrupt, *done;
+
+    if (interrupt == NULL)
+        return;
+    if (!call->inside) {
+        call->unwanted = true; /* if it is not over */
+        return;
+    }
+    Py_INCREF(interrupt);
+    done = PyObject_CallNoArgs(interrupt);
+    if (done == NULL)
+        PyErr_WriteUnraisable(interrupt);
+    Py_XDECREF(done);
+    Py_DECREF(interrupt);
+}
+
 void core_call_invoke(struct core_call *call)
 {
     PyObject *context = call->context, *value = NULL;
 
-    if (context == NULL || PyContext_Enter(context) == 0) {
+    if (call->unwanted) {
+        value = Py_NewRef(Py_None);
+    } else if (context == NULL || PyContext_Enter(context) == 0) {
+        call->inside = true;
         value = PyObject_Vectorcall(call->fn, call->args + 1,
                                     (size_t)call->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
                                     call->kwnames);
+        call->inside = false;
         if (value == NULL) {
             value = core_take_exception();
             call->raised = true;
@@ -232,6 +256,8 @@ int core_call_give_up(struct core_wake_ctx *w, struct core_bridge *bridge)
         f->link.job = NULL;
         f->link.cancelled = NULL;
         if (began)
+            core_call_interrupt(job->call);
+        if (began)
             PyErr_SetString(closed != NULL ? closed : PyExc_RuntimeError,
                             "the pool was closed while the call was running: it goes on, and "
                             "what it returns is dropped");
@@ -328,6 +354,7 @@ static struct core_job *make_job(const struct core_way *way, struct core_bridge 
     job->call = core_call_new(st, args, nargs, kwnames);
     if (job->call == NULL)
         goto fail;
+    job->call->interrupt = Py_XNewRef(way->interrupt);
     job->call->context = PyContext_CopyCurrent();
     if (job->call->context == NULL)
         goto fail;
@@ -336,6 +363,8 @@ static struct core_job *make_job(const struct core_way *way, struct core_bridge 
     job->finish = finish_call;
     job->send = send_call;
     job->keep = Py_XNewRef((PyObject *)way->lane);
+    if (way->lane != NULL)
+        way->lane->pending++;
     if (deadline != RT_NEVER && core_dues_add(bridge, job) < 0)
         goto fail;
     return job;

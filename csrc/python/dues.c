@@ -2,6 +2,7 @@
 
 #include "../runtime/rt_mailbox.h"
 #include "bridge.h"
+#include "call.h"
 #include "errors.h"
 
 static uint64_t due(const struct core_job *job)
@@ -97,6 +98,8 @@ static int expire(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
     job->rds.base.owner = NULL;
     f->link.job = NULL;
     f->link.cancelled = NULL;
+    if (began)
+        core_call_interrupt(job->call);
     core_raise_call_timeout(bridge->st, began);
     exception = core_take_exception();
     rc = core_future_settle_exception(w, fut, exception);
