@@ -96,7 +96,7 @@ static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
         withdraw(owner, job);
     else if (rt_job_cancel(&job->rds.base) && job->call != NULL &&
              rt_job_state(&job->rds.base) != RT_JOB_CANCELLED)
-        core_call_interrupt(job->call);
+        core_call_interrupt(job);
     Py_DECREF(fut); /* the job's; the caller holds another */
 }
 

@@ -9,6 +9,8 @@
 #include "pool_type.h"
 
 #define FREE_MAX 1024 /* calls kept for reuse, 150 bytes each */
+#define PATIENCE (1 * RT_MS)       /* before an interrupt is called again */
+#define PATIENCE_MAX (100 * RT_MS) /* it doubles up to that */
 
 /* ---- the call itself --------------------------------------------------------------------- */
 
@@ -42,6 +44,7 @@ struct core_call *core_call_new(struct core_state *st, PyObject *const *args, Py
     call->context = NULL;
     call->kwnames = Py_XNewRef(kwnames);
     call->interrupt = NULL;
+    call->patience = 0;
     call->outcome = NULL;
     call->raised = call->inside = call->unwanted = false;
     call->nargs = nargs - 1;
@@ -120,8 +123,9 @@ static PyObject *tame(PyObject *exception)
     return error;
 }
 
-void core_call_interrupt(struct core_call *call)
+void core_call_interrupt(struct core_job *job)
 {
+    struct core_call *call = job->call;
     PyObject *interrupt = call->interrupt, *done;
 
     if (interrupt == NULL)
@@ -130,7 +134,16 @@ void core_call_interrupt(struct core_call *call)
         call->unwanted = true; /* if it is not over */
         return;
     }
+    if (job->due_place != 0)
+        core_dues_remove(job->bridge, job);
+    call->patience = call->patience == 0 ? PATIENCE : 2 * call->patience;
+    if (call->patience > PATIENCE_MAX)
+        call->patience = PATIENCE_MAX;
+    job->due = rt_after(rt_now(), call->patience);
     Py_INCREF(interrupt);
+    if (core_dues_add(job->bridge, job) < 0)
+        PyErr_WriteUnraisable(interrupt);
+    /* From here on the job may be over. */
     done = PyObject_CallNoArgs(interrupt);
     if (done == NULL)
         PyErr_WriteUnraisable(interrupt);
@@ -256,7 +269,7 @@ int core_call_give_up(struct core_wake_ctx *w, struct core_bridge *bridge)
         f->link.job = NULL;
         f->link.cancelled = NULL;
         if (began)
-            core_call_interrupt(job->call);
+            core_call_interrupt(job);
         if (began)
             PyErr_SetString(closed != NULL ? closed : PyExc_RuntimeError,
                             "the pool was closed while the call was running: it goes on, and "
@@ -365,6 +378,7 @@ static struct core_job *make_job(const struct core_way *way, struct core_bridge 
     job->keep = Py_XNewRef((PyObject *)way->lane);
     if (way->lane != NULL)
         way->lane->pending++;
+    job->due = deadline;
     if (deadline != RT_NEVER && core_dues_add(bridge, job) < 0)
         goto fail;
     return job;

@@ -30,6 +30,7 @@ struct core_call {
     PyObject *context; /* where it runs, or NULL: in the thread's own */
     PyObject *kwnames; /* or NULL */
     PyObject *interrupt; /* called when it is given up while it runs, or NULL */
+    uint64_t patience;   /* ns until it is called again */
     PyObject *outcome; /* what it returned or raised */
     bool raised;
     bool inside;       /* the function was called and has not returned */
@@ -55,9 +56,11 @@ struct core_call *core_call_new(struct core_state *st, PyObject *const *args, Py
 void core_call_free(struct core_state *st, struct core_call *call);
 void core_call_drop_free_list(struct core_native_state *native);
 
-/* A call that was running is given up: tell it.  An exception is written and dropped.
+/* A call that was running is given up: interrupt it, and again, more and more seldom,
+ * until its function returns: it may have been about to begin what can be interrupted.
+ * An exception is written and dropped.  Other code may run.
  * Thread: the loop's, GIL held. */
-void core_call_interrupt(struct core_call *call);
+void core_call_interrupt(struct core_job *job);
 
 /* Call it, once; the outcome is in the call then.  Thread: worker, GIL held. */
 void core_call_invoke(struct core_call *call);

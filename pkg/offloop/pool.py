@@ -101,8 +101,8 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
             interrupt: what ends a call's function early, as sqlite3's
                 ``connection.interrupt`` does. It is called, by the loop's thread, when a
                 call is given up (cancelled, timed out, or its pool's end has come) while
-                its function runs, and must not block. A call that is given up before
-                its function was called is not executed.
+                its function runs, and again until it returns, and must not block. A call
+                that is given up before its function was called is not executed.
         """
         return Caller(self, timeout, interrupt)
 

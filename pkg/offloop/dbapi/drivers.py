@@ -220,10 +220,10 @@ class Sqlite3(Driver):
 
     def commit(self, raw: Any) -> None:
         """With autocommit=True, of Python 3.12, sqlite3's commit() does nothing."""
-        if getattr(raw, "autocommit", -1) is True:
-            raw.execute("COMMIT")
-        else:
+        if getattr(raw, "autocommit", -1) is not True:
             raw.commit()
+        elif raw.in_transaction:
+            raw.execute("COMMIT")
 
     def rollback(self, raw: Any) -> None:
         """As `commit`."""

@@ -16,6 +16,7 @@ __all__ = ["Ender", "Ticket"]
 
 T = TypeVar("T")
 
+_NAME = "offloop-dbapi-cancel"
 _LOGGER = logging.getLogger("offloop.dbapi")
 
 
@@ -26,12 +27,13 @@ class Ticket:
     none.
     """
 
-    __slots__ = ("_end", "_lock", "_over")
+    __slots__ = ("_end", "_lock", "_over", "_thread")
 
     def __init__(self, end: Callable[[], object]) -> None:
         self._end = end
         self._lock = threading.Lock()
         self._over = False
+        self._thread: threading.Thread | None = None
 
     def run(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """What a worker calls."""
@@ -42,8 +44,11 @@ class Ticket:
                 self._over = True
 
     def give_up(self) -> None:
-        """Nobody waits for the call any more. Does not block."""
-        threading.Thread(target=self._give_up, name="offloop-dbapi-cancel", daemon=True).start()
+        """Nobody waits for the call any more. Does not block. It is called again and
+        again: the query may not have begun when it is ended."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._give_up, name=_NAME, daemon=True)
+            self._thread.start()
 
     def _give_up(self) -> None:
         with self._lock:
@@ -129,5 +134,5 @@ async def _beside(fn: Callable[[], T]) -> T:
         except RuntimeError:  # the loop is closed: nobody waits
             return
 
-    threading.Thread(target=work, name="offloop-dbapi-cancel", daemon=True).start()
+    threading.Thread(target=work, name=_NAME, daemon=True).start()
     return await future
