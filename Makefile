@@ -45,7 +45,7 @@ bench:
 
 test:
 	@.ci/system.sh build test
-	@.ci/venv.sh $(VENV) test bench
+	@.ci/venv.sh $(VENV) test bench drivers
 	$(PY) tests/c/run.py
 	$(PY) -m pytest -n 4 --dist loadgroup $(ARGS) tests/py
 	@.ci/others.sh $(PY)

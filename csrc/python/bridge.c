@@ -1,6 +1,7 @@
 #include "bridge.h"
 
 #include "call.h"
+#include "caller_type.h"
 #include "channel_type.h"
 #include "errors.h"
 #include "host.h"
@@ -47,6 +48,8 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job)
     if (job->call != NULL) {
         core_call_free(bridge->st, job->call);
         job->call = NULL;
+        if (job->keep != NULL)
+            ((struct core_lane *)job->keep)->pending--;
     }
     rds_job_fini(&job->rds);
     Py_CLEAR(job->empty_response);
@@ -91,8 +94,9 @@ static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
         (void)rds_channel_cancel(((struct core_channel *)owner)->rds, &job->rds);
     else if (owner != NULL && Py_IS_TYPE(owner, st->native.lease_type))
         withdraw(owner, job);
-    else
-        (void)rt_job_cancel(&job->rds.base);
+    else if (rt_job_cancel(&job->rds.base) && job->call != NULL &&
+             rt_job_state(&job->rds.base) != RT_JOB_CANCELLED)
+        core_call_interrupt(job);
     Py_DECREF(fut); /* the job's; the caller holds another */
 }
 

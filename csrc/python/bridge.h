@@ -47,6 +47,7 @@ struct core_job {
     struct core_bridge *bridge; /* whose job it is; it outlives the job */
     int (*send)(struct core_job *job); /* submit it: 0 or an enum rt_err */
     struct core_call *call;   /* owned; of a Python function, or NULL */
+    uint64_t due;             /* when something is to be done about the call */
     uint32_t due_place;       /* in bridge->dues, from 1; 0: it is not in */
     struct core_job *prev_call, *next_call; /* of the calls that are out */
     bool raw;                 /* NEVER_DECODE */

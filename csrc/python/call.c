@@ -9,6 +9,8 @@
 #include "pool_type.h"
 
 #define FREE_MAX 1024 /* calls kept for reuse, 150 bytes each */
+#define PATIENCE (1 * RT_MS)       /* before an interrupt is called again */
+#define PATIENCE_MAX (100 * RT_MS) /* it doubles up to that */
 
 /* ---- the call itself --------------------------------------------------------------------- */
 
@@ -41,8 +43,10 @@ struct core_call *core_call_new(struct core_state *st, PyObject *const *args, Py
     call->fn = Py_NewRef(args[0]);
     call->context = NULL;
     call->kwnames = Py_XNewRef(kwnames);
+    call->interrupt = NULL;
+    call->patience = 0;
     call->outcome = NULL;
-    call->raised = false;
+    call->raised = call->inside = call->unwanted = false;
     call->nargs = nargs - 1;
     call->args[0] = NULL;
     for (i = 0; i < total; i++)
@@ -75,6 +79,7 @@ void core_call_free(struct core_state *st, struct core_call *call)
     struct core_native_state *native = &st->native;
 
     let_go(call);
+    Py_CLEAR(call->interrupt);
     Py_CLEAR(call->outcome);
     if (native->call_count >= FREE_MAX) {
         free(call);
@@ -118,14 +123,46 @@ static PyObject *tame(PyObject *exception)
     return error;
 }
 
+void core_call_interrupt(struct core_job *job)
+{
+    struct core_call *call = job->call;
+    PyObject *interrupt = call->interrupt, *done;
+
+    if (interrupt == NULL)
+        return;
+    if (!call->inside) {
+        call->unwanted = true; /* if it is not over */
+        return;
+    }
+    if (job->due_place != 0)
+        core_dues_remove(job->bridge, job);
+    call->patience = call->patience == 0 ? PATIENCE : 2 * call->patience;
+    if (call->patience > PATIENCE_MAX)
+        call->patience = PATIENCE_MAX;
+    job->due = rt_after(rt_now(), call->patience);
+    Py_INCREF(interrupt);
+    if (core_dues_add(job->bridge, job) < 0)
+        PyErr_WriteUnraisable(interrupt);
+    /* From here on the job may be over. */
+    done = PyObject_CallNoArgs(interrupt);
+    if (done == NULL)
+        PyErr_WriteUnraisable(interrupt);
+    Py_XDECREF(done);
+    Py_DECREF(interrupt);
+}
+
 void core_call_invoke(struct core_call *call)
 {
     PyObject *context = call->context, *value = NULL;
 
-    if (context == NULL || PyContext_Enter(context) == 0) {
+    if (call->unwanted) {
+        value = Py_NewRef(Py_None);
+    } else if (context == NULL || PyContext_Enter(context) == 0) {
+        call->inside = true;
         value = PyObject_Vectorcall(call->fn, call->args + 1,
                                     (size_t)call->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
                                     call->kwnames);
+        call->inside = false;
         if (value == NULL) {
             value = core_take_exception();
             call->raised = true;
@@ -232,6 +269,8 @@ int core_call_give_up(struct core_wake_ctx *w, struct core_bridge *bridge)
         f->link.job = NULL;
         f->link.cancelled = NULL;
         if (began)
+            core_call_interrupt(job);
+        if (began)
             PyErr_SetString(closed != NULL ? closed : PyExc_RuntimeError,
                             "the pool was closed while the call was running: it goes on, and "
                             "what it returns is dropped");
@@ -328,6 +367,7 @@ static struct core_job *make_job(const struct core_way *way, struct core_bridge 
     job->call = core_call_new(st, args, nargs, kwnames);
     if (job->call == NULL)
         goto fail;
+    job->call->interrupt = Py_XNewRef(way->interrupt);
     job->call->context = PyContext_CopyCurrent();
     if (job->call->context == NULL)
         goto fail;
@@ -336,6 +376,9 @@ static struct core_job *make_job(const struct core_way *way, struct core_bridge 
     job->finish = finish_call;
     job->send = send_call;
     job->keep = Py_XNewRef((PyObject *)way->lane);
+    if (way->lane != NULL)
+        way->lane->pending++;
+    job->due = deadline;
     if (deadline != RT_NEVER && core_dues_add(bridge, job) < 0)
         goto fail;
     return job;

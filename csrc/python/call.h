@@ -7,7 +7,11 @@
  * Correct: what a call refers to is touched by one thread at a time and under the GIL:
  * by the loop's before it is sent, by the worker's while it runs, by the loop's again
  * once it is home.  The function and its arguments are let go by the worker as soon as
- * the function has returned. */
+ * the function has returned.
+ *
+ * An interrupt is called by the loop's thread, with the GIL held, while the function
+ * of a call that was given up has not returned.  The worker needs the GIL to return,
+ * so an interrupt that does not release it meets the right call and never the next. */
 #ifndef OFFLOOP_CALL_H
 #define OFFLOOP_CALL_H
 
@@ -25,8 +29,12 @@ struct core_call {
     PyObject *fn;      /* owned, like all of these; NULL once it has run */
     PyObject *context; /* where it runs, or NULL: in the thread's own */
     PyObject *kwnames; /* or NULL */
+    PyObject *interrupt; /* called when it is given up while it runs, or NULL */
+    uint64_t patience;   /* ns until it is called again */
     PyObject *outcome; /* what it returned or raised */
     bool raised;
+    bool inside;       /* the function was called and has not returned */
+    bool unwanted;     /* it was given up just before, and is not called at all */
     Py_ssize_t nargs;  /* positional ones */
     PyObject **args;   /* the first place is free, for a bound method's self */
     PyObject *few[CORE_CALL_FEW + 1];
@@ -38,6 +46,7 @@ struct core_way {
     struct core_pool *pool; /* borrowed */
     struct core_lane *lane; /* borrowed, or NULL */
     uint64_t timeout;       /* ns, or RT_NEVER */
+    PyObject *interrupt;    /* borrowed, or NULL */
 };
 
 /* A call as a vectorcall gives it: args[0] is the function.  NULL with an exception
@@ -46,6 +55,12 @@ struct core_call *core_call_new(struct core_state *st, PyObject *const *args, Py
                                 PyObject *kwnames);
 void core_call_free(struct core_state *st, struct core_call *call);
 void core_call_drop_free_list(struct core_native_state *native);
+
+/* A call that was running is given up: interrupt it, and again, more and more seldom,
+ * until its function returns: it may have been about to begin what can be interrupted.
+ * An exception is written and dropped.  Other code may run.
+ * Thread: the loop's, GIL held. */
+void core_call_interrupt(struct core_job *job);
 
 /* Call it, once; the outcome is in the call then.  Thread: worker, GIL held. */
 void core_call_invoke(struct core_call *call);

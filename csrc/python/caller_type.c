@@ -13,6 +13,7 @@ struct core_caller {
     struct core_pool *pool; /* owned */
     struct core_lane *lane; /* owned, or NULL */
     uint64_t timeout;
+    PyObject *interrupt;    /* owned, or NULL */
     PyObject *dict;
 };
 
@@ -106,6 +107,12 @@ static PyObject *lane_get_pinned(PyObject *op, void *unused)
     return PyBool_FromLong(((struct core_lane *)op)->pinned);
 }
 
+static PyObject *lane_get_pending(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((struct core_lane *)op)->pending);
+}
+
 static int lane_traverse(PyObject *op, visitproc visit, void *arg)
 {
     struct core_lane *lane = (struct core_lane *)op;
@@ -158,6 +165,8 @@ static PyMethodDef lane_methods[] = {
 static PyGetSetDef lane_getset[] = {
     { "pool", lane_get_pool, NULL, "The pool whose workers run the calls.", NULL },
     { "pinned", lane_get_pinned, NULL, "Whether one and the same thread runs them.", NULL },
+    { "pending", lane_get_pending, NULL,
+      "How many awaited calls are not over, those that were given up included.", NULL },
     { "__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
@@ -192,18 +201,23 @@ PyType_Spec core_lane_spec = {
 
 static PyObject *caller_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "way", "timeout", NULL };
+    static char *names[] = { "way", "timeout", "interrupt", NULL };
     struct core_state *st = core_state_of_type(type);
-    PyObject *way, *seconds;
+    PyObject *way, *seconds, *interrupt = Py_None;
     struct core_caller *caller;
     struct core_pool *pool = NULL;
     struct core_lane *lane = NULL;
     uint64_t timeout;
 
     if (st == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Caller", names, &way, &seconds) ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O:Caller", names, &way, &seconds,
+                                     &interrupt) ||
         !core_timeout_of(seconds, &timeout))
         return NULL;
+    if (interrupt != Py_None && !PyCallable_Check(interrupt)) {
+        PyErr_SetString(PyExc_TypeError, "Caller: interrupt must be callable or None");
+        return NULL;
+    }
     if (PyObject_TypeCheck(way, st->native.lane_type)) {
         lane = (struct core_lane *)way;
         pool = lane->pool;
@@ -220,6 +234,7 @@ static PyObject *caller_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     caller->pool = (struct core_pool *)Py_NewRef((PyObject *)pool);
     caller->lane = (struct core_lane *)Py_XNewRef((PyObject *)lane);
     caller->timeout = timeout;
+    caller->interrupt = interrupt != Py_None ? Py_NewRef(interrupt) : NULL;
     return (PyObject *)caller;
 }
 
@@ -228,7 +243,11 @@ static struct core_way caller_way(PyObject *op)
     struct core_caller *caller = (struct core_caller *)op;
 
     return (struct core_way){
-        .self = op, .pool = caller->pool, .lane = caller->lane, .timeout = caller->timeout
+        .self = op,
+        .pool = caller->pool,
+        .lane = caller->lane,
+        .timeout = caller->timeout,
+        .interrupt = caller->interrupt,
     };
 }
 
@@ -270,6 +289,7 @@ static int caller_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(caller->pool);
     Py_VISIT(caller->lane);
+    Py_VISIT(caller->interrupt);
     Py_VISIT(caller->dict);
     return 0;
 }
@@ -277,6 +297,7 @@ static int caller_traverse(PyObject *op, visitproc visit, void *arg)
 static int caller_clear(PyObject *op)
 {
     /* Pool and lane stay, as it may be called still: they hold no Caller. */
+    Py_CLEAR(((struct core_caller *)op)->interrupt);
     Py_CLEAR(((struct core_caller *)op)->dict);
     return 0;
 }
@@ -317,7 +338,7 @@ static PyMemberDef caller_members[] = {
 };
 
 static PyType_Slot caller_slots[] = {
-    { Py_tp_doc, "Caller(way, timeout)\n--\n\n"
+    { Py_tp_doc, "Caller(way, timeout, interrupt=None)\n--\n\n"
                  "A pool or a lane, with a limit in time for each call." },
     { Py_tp_new, caller_new },
     { Py_tp_dealloc, caller_dealloc },

@@ -1,7 +1,7 @@
 /* offloop._core.Caller and Lane: ways to call besides the pool's own.
  *
- * A Caller is a pool, or one of its lanes, with a limit in time for each call.  A Lane
- * is an ordered lane of a pool (rt_lane.h).  Both have the pool's `call`.
+ * A Caller is a pool, or one of its lanes, with a limit in time for each call, or with
+ * a function that interrupts those that are given up while they run.  A Lane is an ordered lane of a pool (rt_lane.h).  Both have the pool's `call`.
  *
  * Correct: the native lane is made at the first use, and again after a fork, where the
  * one that was inherited is left as it is: it is some moment of the parent's. */
@@ -20,6 +20,7 @@ struct core_lane {
     struct rt_lane *rt;
     uint64_t generation;    /* of the pool, when rt was made */
     bool pinned;
+    uint64_t pending;       /* jobs of loops that are not home */
     PyObject *weakrefs;
     PyObject *dict;
 };

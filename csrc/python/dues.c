@@ -2,11 +2,12 @@
 
 #include "../runtime/rt_mailbox.h"
 #include "bridge.h"
+#include "call.h"
 #include "errors.h"
 
 static uint64_t due(const struct core_job *job)
 {
-    return job->rds.base.deadline;
+    return job->due;
 }
 
 static void place(struct core_dues *dues, uint32_t i, struct core_job *job)
@@ -85,8 +86,12 @@ static int expire(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
     bool began = false;
     int rc;
 
-    if (fut == NULL)
-        return 0; /* cancelled already */
+    if (fut == NULL) {
+        /* Cancelled already. */
+        if (rt_job_state(&job->rds.base) == RT_JOB_ABANDONED)
+            core_call_interrupt(job);
+        return 0;
+    }
     /* Idle is a job that still waits for room. */
     if (rt_job_state(&job->rds.base) != RT_JOB_IDLE &&
         !rt_job_move(&job->rds.base, RT_JOB_QUEUED, RT_JOB_CANCELLED)) {
@@ -97,6 +102,8 @@ static int expire(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
     job->rds.base.owner = NULL;
     f->link.job = NULL;
     f->link.cancelled = NULL;
+    if (began)
+        core_call_interrupt(job);
     core_raise_call_timeout(bridge->st, began);
     exception = core_take_exception();
     rc = core_future_settle_exception(w, fut, exception);

@@ -37,9 +37,11 @@ class Caller(_core.Caller, Calls):
 class Lane(_core.Lane, Calls):
     """Calls of a pool that run in order and never two at once; see `Pool.lane`."""
 
-    def with_timeout(self, timeout: float | None) -> Caller:
+    def with_timeout(
+        self, timeout: float | None, *, interrupt: Callable[[], object] | None = None
+    ) -> Caller:
         """This lane with a limit in time for each call; see `Pool.with_timeout`."""
-        return Caller(self, timeout)
+        return Caller(self, timeout, interrupt)
 
 
 class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
@@ -83,7 +85,9 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
             initargs=initargs,
         )
 
-    def with_timeout(self, timeout: float | None) -> Caller:
+    def with_timeout(
+        self, timeout: float | None, *, interrupt: Callable[[], object] | None = None
+    ) -> Caller:
         """This pool with a limit in time for each call.
 
         ``pool.with_timeout(2.5).call(fn, ...)`` raises a CallTimeoutError, which is a
@@ -94,8 +98,13 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
 
         Args:
             timeout: seconds from when the call is made, or None for no limit.
+            interrupt: what ends a call's function early, as sqlite3's
+                ``connection.interrupt`` does. It is called, by the loop's thread, when a
+                call is given up (cancelled, timed out, or its pool's end has come) while
+                its function runs, and again until it returns, and must not block. A call
+                that is given up before its function was called is not executed.
         """
-        return Caller(self, timeout)
+        return Caller(self, timeout, interrupt)
 
     def lane(self, *, pinned: bool = False) -> Lane:
         """An ordered lane: its calls run in order, and never two at once.

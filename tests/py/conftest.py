@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: runs for minutes; only with -m soak")
     config.addinivalue_line("markers", "limit(secs): the test may take that long")
     config.addinivalue_line("markers", "compared: with redis.asyncio, which may connect")
+    config.addinivalue_line("markers", "drivers: of databases, some with a server; run once")
     # Kept from before the capturing, or the stacks of a hang would be lost with it.
     _stderr.append(os.dup(2))
 

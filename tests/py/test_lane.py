@@ -10,12 +10,14 @@ import sqlite3
 import threading
 import time
 import weakref
+from functools import partial
 from typing import Any
 
 import offloop
 import offloop.redis as aioredis
 import pytest
 from driving import outcomes, run, settle, until, within
+from leaks import Watch
 from servers import Server
 
 
@@ -269,3 +271,134 @@ async def test_calls_redis_and_lanes_in_one_pool(server: Server) -> None:
 
         await within(asyncio.gather(*[task(i) for i in range(24)]))
         await client.aclose()
+
+
+# ---- interrupts ---------------------------------------------------------------------------
+
+
+class Stoppable:
+    """A function that runs until it is interrupted."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.stop = threading.Event()
+        self.interrupts = 0
+
+    def work(self) -> bool:
+        self.began.set()
+        return self.stop.wait(50)
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+        self.stop.set()
+
+
+@pytest.mark.parametrize("kind", ["pool", "lane"])
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+async def test_a_call_that_is_given_up_is_interrupted(kind: str, how: str) -> None:
+    async with offloop.Pool(1) as pool:
+        way = pool if kind == "pool" else pool.lane()
+        one = Stoppable()
+        limit = 0.05 if how == "timeout" else None
+        task = asyncio.create_task(way.with_timeout(limit, interrupt=one.interrupt).call(one.work))
+        await until(one.began.is_set)
+        if how == "cancel":
+            task.cancel()
+        (found,) = await outcomes([task])
+        assert isinstance(found, (asyncio.CancelledError, offloop.CallTimeoutError))
+        assert await within(pool.call(len, "")) == 0
+        assert one.interrupts >= 1
+
+
+async def test_one_that_was_not_ready_is_interrupted_again() -> None:
+    async with offloop.Pool(1) as pool:
+        one = Stoppable()
+
+        def later() -> None:
+            one.interrupts += 1
+            if one.interrupts == 4:
+                one.stop.set()
+
+        task = asyncio.create_task(pool.with_timeout(None, interrupt=later).call(one.work))
+        await until(one.began.is_set)
+        task.cancel()
+        await within(pool.call(len, ""))
+        assert one.interrupts == 4 and task.cancelled()
+
+
+async def test_a_call_that_is_over_or_never_began_is_not_interrupted() -> None:
+    async with offloop.Pool(1) as pool:
+        lane, one, gate = pool.lane(), Stoppable(), threading.Event()
+        one.stop.set()
+        way = lane.with_timeout(None, interrupt=one.interrupt)
+        done = way.call(one.work)
+        assert await done is True
+        assert done.cancel() is False
+        one.began.clear()
+        first = lane.call(gate.wait, 50)
+        never = way.call(one.work)
+        await asyncio.sleep(0.01)
+        assert lane.pending == 2
+        never.cancel()
+        gate.set()
+        assert await first is True
+        await lane.call(len, "")
+        assert lane.pending == 0
+        assert one.interrupts == 0 and not one.began.is_set()
+
+
+async def test_the_end_of_a_pool_interrupts() -> None:
+    pool = offloop.Pool(1)
+    one = Stoppable()
+    call = pool.with_timeout(None, interrupt=one.interrupt).call(one.work)
+    await until(one.began.is_set)
+    await pool.aclose(0.05)
+    with pytest.raises(offloop.PoolClosedError, match="goes on"):
+        await call
+    assert one.interrupts >= 1
+
+
+async def test_an_interrupt_that_fails_is_reported(leaks: Watch) -> None:
+    leaks.allow("ZeroDivisionError")
+    async with offloop.Pool(1) as pool:
+        one = Stoppable()
+
+        def fail() -> None:
+            one.interrupt()
+            raise ZeroDivisionError
+
+        task = asyncio.create_task(pool.with_timeout(None, interrupt=fail).call(one.work))
+        await until(one.began.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert any("ZeroDivisionError" in text for text in leaks.errors)
+    with pytest.raises(TypeError, match="callable"):
+        pool.with_timeout(1, interrupt=42)  # type: ignore[arg-type]
+
+
+async def test_an_interrupt_meets_its_own_call_alone() -> None:
+    """A C function as an interrupt: the number that it changed is the call's own."""
+    async with offloop.Pool(2) as pool:
+        lane = pool.lane()
+        wrong, current = [], [0]
+        hits: list[int] = []
+
+        def work(number: int) -> None:
+            current[0] = number
+            time.sleep(0)
+            if current[0] != number:
+                wrong.append(number)
+            current[0] = 0
+
+        for number in range(1, 500):
+            # list.extend does not let go of the GIL, nor does the list's iteration.
+            way = lane.with_timeout(None, interrupt=partial(hits.extend, current))
+            task = asyncio.create_task(way.call(work, number))
+            for _ in range(number % 4):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, lane.call(work, -number), return_exceptions=True)
+            assert set(hits) <= {number, 0}, "an interrupt met another call"
+            hits.clear()
+        assert wrong == []
