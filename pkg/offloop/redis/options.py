@@ -111,8 +111,8 @@ def channel_options(
     if isinstance(connection, UnixDomainSocketConnection):
         options["path"] = connection.path
     elif isinstance(connection, Connection):
-        host: str | None = connection.host  # None, by asyncio's rule: this machine
-        options.update(host=host or "localhost", port=connection.port, **_keepalive(connection))
+        host = "localhost" if connection.host is None else connection.host  # asyncio's rule
+        options.update(host=host, port=connection.port, **_keepalive(connection))
     if isinstance(connection, SSLConnection):
         options["tls"] = tls_options(connection)
         if options["tls"] is None:
