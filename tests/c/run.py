@@ -86,6 +86,7 @@ VARIANTS = {
         {
             "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1",
             "UBSAN_OPTIONS": "print_stacktrace=1",
+            "OFFLOOP_SCALE": "40",  # per cent: a bad access needs no luck, a race does
         },
     ),
     "tsan": Variant(

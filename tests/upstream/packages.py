@@ -61,8 +61,7 @@ SOURCES = {
 }
 
 
-def _apt(folder: Path, *command: str, cwd: Path) -> None:
-    state = folder / "apt"
+def _apt(state: Path, *command: str, cwd: Path) -> None:
     options = {
         "Dir::Etc::SourceList": state / "sources.list",
         "Dir::Etc::SourceParts": state / "parts",
@@ -79,16 +78,14 @@ def _apt(folder: Path, *command: str, cwd: Path) -> None:
         raise PackageError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
 
 
-def _update(folder: Path) -> None:
-    state = folder / "apt"
+def _update(state: Path, source: Source) -> None:
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (state / name).mkdir(parents=True, exist_ok=True)
-    releases = {source.release for source in SOURCES.values()}
-    releases |= {source.libraries_release for source in SOURCES.values()}
+    releases = {source.release, source.libraries_release}
     (state / "sources.list").write_text(
         "".join(f"deb [signed-by={KEYRING}] {MIRROR} {name} main\n" for name in sorted(releases))
     )
-    _apt(folder, "apt-get", "update", cwd=state)
+    _apt(state, "apt-get", "update", cwd=state)
 
 
 def _loader(root: Path) -> Path:
@@ -126,18 +123,16 @@ def provide(name: str, folder: Path) -> list[str]:
     root = folder / name
     if not (root / "complete").is_file():
         print(f"offloop: fetching the server {name} from Debian {source.release}", flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "apt" / "updated").is_file():
-            _update(folder)
-            (folder / "apt" / "updated").touch()
         shutil.rmtree(root, ignore_errors=True)
-        debs = root / "debs"
+        state, debs = root / "apt", root / "debs"
         debs.mkdir(parents=True)
+        _update(state, source)
         wanted = [f"{package}/{source.release}" for package in source.packages]
         wanted += [f"{package}/{source.libraries_release}" for package in source.libraries]
-        _apt(folder, "apt-get", "download", *wanted, cwd=debs)
+        _apt(state, "apt-get", "download", *wanted, cwd=debs)
         for deb in sorted(debs.glob("*.deb")):
             subprocess.run(["dpkg", "-x", str(deb), str(root)], check=True)
         shutil.rmtree(debs)
+        shutil.rmtree(state)
         (root / "complete").touch()
     return command_of(root, source.program)

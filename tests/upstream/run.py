@@ -275,15 +275,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the matrix; 0 if everything is as it must be."""
+    """Run the matrix; 0 if everything is as it must be, 3 if a server cannot be had."""
     options = parse(argv)
     try:
         runner = Runner(prepare(BUILD), options)
         excluded = read_excluded(HERE / "excluded.txt")
         servers = {name: provide(name, BUILD / "servers") for name in options.server}
-    except (SuiteError, PackageError) as error:
+    except SuiteError as error:
         print(f"offloop: {error}", file=sys.stderr)
         return 2
+    except PackageError as error:
+        print(f"offloop: {error}", file=sys.stderr)
+        return 3
     right = True
     seen: set[str] = set()
     for name, command in servers.items():
