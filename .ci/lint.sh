@@ -15,6 +15,7 @@ step() {
 step "$python" -m ruff check .
 step "$python" -m ruff format --check .
 step "$python" -m mypy
+step "$python" -m basedpyright --pythonpath "$python"
 if [ -f pkg/offloop/_core.pyi ]; then
     step "$python" -m mypy.stubtest offloop._core
 fi

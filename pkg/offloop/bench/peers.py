@@ -45,6 +45,7 @@ class Peer(Protocol):
 
     def command(self, workload: Workload) -> Command:
         """A callable that starts one command and returns what to await."""
+        ...
 
     async def aclose(self) -> None:
         """Close the client."""

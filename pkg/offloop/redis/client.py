@@ -188,7 +188,7 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             self.connection_pool = self.connection_pool  # where commands go is asked anew
 
     @connection.deleter
-    def connection(self) -> None:
+    def connection(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.connection = None
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
@@ -206,7 +206,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
         Args:
             kwargs: as for PubSub.
         """
-        return PubSub(self.connection_pool, event_dispatcher=self._event_dispatcher, **kwargs)
+        dispatcher: Any = self._event_dispatcher
+        return PubSub(self.connection_pool, event_dispatcher=dispatcher, **kwargs)
 
     def ft(self, index_name: Any = "idx") -> Search:
         """The commands of the search module, for one index."""

@@ -197,7 +197,8 @@ class NativeChannel:
     async def _provide_credentials(self, channel: _core.Channel) -> None:
         try:
             credentials = await self._offloop_provider.get_credentials_async()
-            username, password = (None, *credentials)[-2:]
+            name_and_password: tuple[Any, ...] = (None, *credentials)
+            username, password = name_and_password[-2:]
             channel.credentials(username, password)
         except BaseException as error:
             channel.credentials_failed(error)
@@ -298,7 +299,9 @@ class NativeChannel:
         return counters
 
 
-class ConnectionPool(NativeChannel, base.ConnectionPool):
+class ConnectionPool(  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
+    NativeChannel, base.ConnectionPool
+):
     """redis.asyncio's ConnectionPool, with a native channel for what can share one.
 
     Args:
@@ -328,7 +331,9 @@ class ConnectionPool(NativeChannel, base.ConnectionPool):
         await self.close_channel()
 
 
-class BlockingConnectionPool(NativeChannel, base.BlockingConnectionPool):
+class BlockingConnectionPool(  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
+    NativeChannel, base.BlockingConnectionPool
+):
     """redis.asyncio's BlockingConnectionPool, with a native channel.
 
     Commands that share the channel's connection wait for nobody; the limit holds for

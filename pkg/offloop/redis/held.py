@@ -107,8 +107,8 @@ class MadeWhenUsed:
 class HeldConnection(base.AbstractConnection):
     """What turns a connection of redis-py's into one that goes over a lease."""
 
-    _processed_start_maint_notifications = MadeWhenUsed()
-    _skipped_end_maint_notifications = MadeWhenUsed()
+    _processed_start_maint_notifications: Any = MadeWhenUsed()
+    _skipped_end_maint_notifications: Any = MadeWhenUsed()
 
     _offloop_owner: _Owner | None = None
     _offloop_streak = 0  # replies taken without a wait

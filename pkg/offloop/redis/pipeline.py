@@ -163,8 +163,8 @@ class NativePipeline(_core.Pipeline):
             await self.load_scripts()
             self.scripts = set()
         batch = None
+        transaction = bool(self.is_transaction or self.explicit_transaction)
         if not self._is_own():
-            transaction = bool(self.is_transaction or self.explicit_transaction)
             try:
                 batch = self._take(transaction)
                 if batch is None:

@@ -14,14 +14,17 @@ whose contexts are not Python's own.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import RedisSSLContext, SSLConnection
 
-try:
+if TYPE_CHECKING:
     import ssl
-except ImportError:  # then there is no SSLConnection that could be made, either
-    ssl = None  # type: ignore[assignment]
+else:
+    try:
+        import ssl
+    except ImportError:  # then there is no SSLConnection that could be made, either
+        ssl = None
 
 __all__ = ["tls_options"]
 
