@@ -11,6 +11,15 @@ async with offloop.dbapi.connect("sqlite3", "app.db") as db:
 from offloop.dbapi.connection import Connection, connect
 from offloop.dbapi.cursor import Cursor
 from offloop.dbapi.drivers import Offload
+from offloop.dbapi.pool import ConnectionPool, create_pool
 from offloop.dbapi.transaction import Transaction
 
-__all__ = ["Connection", "Cursor", "Offload", "Transaction", "connect"]
+__all__ = [
+    "Connection",
+    "ConnectionPool",
+    "Cursor",
+    "Offload",
+    "Transaction",
+    "connect",
+    "create_pool",
+]

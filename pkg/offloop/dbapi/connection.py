@@ -44,6 +44,10 @@ class Connection:
         self._gone = False  # the driver's connection was closed; workers say so
         self._closing: Coroutine[Any, Any, None] | None = None
         self._transactions: list[Transaction] = []
+        # Of a pool of connections: when it was made and used last, and whether it has to
+        # be asked if it is well.
+        self._born = self._used = 0.0
+        self._doubt = False
         self._ender = Ender(maker, self._lane)
         timeout = maker.offload.timeout
         way = self._lane if timeout is None else Caller(self._lane, timeout)
@@ -64,8 +68,7 @@ class Connection:
             await self._plain(self._open)
         except BaseException:
             # It may be under way, or have ended just now: nobody will close it.
-            with suppress(RuntimeError):  # the pool is closed
-                self._closing = self._lane.call(self._shut_quietly)
+            self._close_soon()
             raise
         return self
 
@@ -78,6 +81,11 @@ class Connection:
     def _shut_quietly(self) -> None:
         with suppress(Exception):
             self._shut()
+
+    def _close_soon(self) -> None:
+        """Close, and wait for nothing."""
+        with suppress(RuntimeError):  # the pool is closed
+            self._closing = self._lane.call(self._shut_quietly)
 
     @property
     def closed(self) -> bool:

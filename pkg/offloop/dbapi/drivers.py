@@ -96,6 +96,10 @@ class Driver:
         """Close what `cursor_of` gave."""
         cursor.close()
 
+    def looks_open(self, raw: Any) -> bool:
+        """Whether nothing is known that speaks against it. Thread: any."""
+        return True
+
     def is_open(self, raw: Any) -> bool:
         """Whether the connection can be used still: it is asked something."""
         cursor = raw.cursor()
@@ -153,6 +157,12 @@ class Driver:
         """Leave no transaction open."""
         if self.in_transaction(raw) is not False:
             raw.rollback()
+
+    def settle(self, raw: Any) -> None:
+        """Commit what one statement has done."""
+        found = self.in_transaction(raw)
+        if found or (found is None and not self.autocommit(raw)):
+            self.commit(raw)
 
     def run(self, raw: Any, statement: str) -> None:
         """Execute a statement whose result is of no interest."""
@@ -283,6 +293,9 @@ class Duckdb(Driver):
         raw.execute("SELECT 1").fetchall()
         return True
 
+    def settle(self, raw: Any) -> None:
+        """It commits by itself."""
+
     def reset(self, raw: Any) -> None:
         """It does not tell whether a transaction is open."""
         assert self.module is not None
@@ -337,6 +350,10 @@ class Psycopg(Driver):
         """libpq knows what the server said last."""
         return bool(raw.info.transaction_status)
 
+    def looks_open(self, raw: Any) -> bool:
+        """What libpq has noticed."""
+        return not raw.closed
+
     def cancel(self, raw: Any, cursor: Any, again: Callable[[], Any]) -> None:
         """By a request on a connection of its own."""
         safe = getattr(raw, "cancel_safe", None)
@@ -381,6 +398,10 @@ class Pymysql(_Mysql):
     def in_transaction(self, raw: Any) -> bool | None:
         """What the server said last."""
         return bool(raw.server_status & 1)
+
+    def looks_open(self, raw: Any) -> bool:
+        """What it has noticed."""
+        return bool(raw.open)
 
 
 class Mysqldb(_Mysql):
