@@ -188,8 +188,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             self.connection_pool = self.connection_pool  # where commands go is asked anew
 
     @connection.deleter
-    def connection(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.connection = None
+    def connection(self) -> None:
+        self.connection = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline, which queues commands until its execute() sends them together.
