@@ -115,7 +115,8 @@ async def _publish(client: Any, audience: _Audience, first: int, secs: float) ->
     return first
 
 
-def _cpu_secs() -> float:
+def used_secs() -> float:
+    """CPU time of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -124,14 +125,15 @@ async def _rate(fanout: Fanout) -> dict[str, float]:
     audience = _Audience(fanout.subscribers)
     async with _listening(fanout, audience) as client:
         after = await _publish(client, audience, 0, fanout.secs * _WARMUP_SHARE)
-        before, cpu, began = audience.deliveries, _cpu_secs(), time.perf_counter()
+        before, cpu, began = audience.deliveries, used_secs(), time.perf_counter()
         await _publish(client, audience, after, fanout.secs)
-        took, used = time.perf_counter() - began, _cpu_secs() - cpu
+        took, used = time.perf_counter() - began, used_secs() - cpu
         count = audience.deliveries - before
     return {"ops_per_s": count / took, "cpu_us": used / count * 1e6}
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Of this process."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -139,10 +141,10 @@ def _resident_bytes() -> int:
 async def _memory(fanout: Fanout) -> dict[str, float]:
     async with _listening(Fanout(**{**asdict(fanout), "subscribers": 10}), _Audience(10)):
         pass
-    before = _resident_bytes()
+    before = resident_bytes()
     async with _listening(fanout, _Audience(fanout.subscribers)):
         gc.collect()
-        return {"bytes": (_resident_bytes() - before) / fanout.subscribers}
+        return {"bytes": (resident_bytes() - before) / fanout.subscribers}
 
 
 def fan_out(fanout: Fanout) -> dict[str, float]:
@@ -168,7 +170,8 @@ def make_room(url: str, clients: int) -> None:
         control.config_set("maxclients", clients + 1000)
 
 
-def _raise_limit(descriptors: int) -> None:
+def raise_limit(descriptors: int) -> None:
+    """Let this process open so many files, as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < descriptors:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors, hard), hard))
@@ -176,5 +179,5 @@ def _raise_limit(descriptors: int) -> None:
 
 if __name__ == "__main__":
     asked = Fanout(**json.loads(sys.stdin.read()))
-    _raise_limit(asked.subscribers + 200)
+    raise_limit(asked.subscribers + 200)
     print(json.dumps(asyncio.run({"rate": _rate, "memory": _memory}[asked.kind](asked))))

@@ -17,6 +17,7 @@ from native import c_loop, delay_proxy, ping_us, redis_benchmark
 from offloop.bench.peers import Setup
 from offloop.bench.worker import Task, measure
 from offloop.bench.workload import KEY
+from queues import Setting, consume
 from rows import Numbers, Report, Rounds, interleaved
 
 #: redis.asyncio's pool in every section.
@@ -27,6 +28,7 @@ FEW_IN_FLIGHT = 1_000
 _PIPELINED_PER_SEC = 1_000_000
 SUBSCRIBERS = 1_000
 MANY_SUBSCRIBERS = 10_000
+MANY_BLOCKED = 10_000
 
 
 @dataclass(frozen=True)
@@ -360,6 +362,45 @@ def pubsub(bench: Bench) -> None:
     )
 
 
+def queues(bench: Bench) -> None:
+    """Consumers that wait on the server beside redis.asyncio's; ten thousand that wait."""
+
+    def consumers(peer: str, kind: str, tasks: int) -> Callable[[], Numbers]:
+        return lambda: consume(Setting(peer, kind, bench.url, tasks, bench.secs))
+
+    measurements = {
+        f"{peer} {kind}": consumers(peer, kind, 8)
+        for kind in ("stream", "queue")
+        for peer in ("asyncio", "offloop")
+    }
+    measurements["blocked"] = consumers("offloop", "blocked", MANY_BLOCKED)
+    rounds = bench.rounds_of("Consumers that wait on the server, 8 tasks", measurements)
+    for kind, shown in (("stream", "XREADGROUP and XACK"), ("queue", "BLMOVE and LREM")):
+        ours, theirs = f"offloop {kind}", f"asyncio {kind}"
+        mine, other = rounds.median(ours, "cpu_us"), rounds.median(theirs, "cpu_us")
+        bench.report.at_least(
+            f"{shown}: messages/s to redis.asyncio's",
+            rounds.ratio(ours, theirs),
+            5.0,
+            _rates(rounds, ours, theirs),
+        )
+        bench.report.note(
+            f"{shown}: redis.asyncio's client CPU for a message to ours",
+            f"{other / mine:.2f}x ({other:.1f} us to {mine:.1f} us)",
+        )
+    beside, alone = (rounds.median("blocked", name) for name in ("beside_ms", "alone_ms"))
+    bench.report.at_most(
+        f"p99 of GETs beside {MANY_BLOCKED:,} in BLPOP, to that without them",
+        beside / alone,
+        2.0,
+        "x",
+        f"({beside:.2f} ms to {alone:.2f} ms)",
+    )
+    bench.report.at_most(
+        "resident memory for one that is blocked", rounds.median("blocked", "bytes"), 8192, " bytes"
+    )
+
+
 def calls(bench: Bench) -> None:
     """``Pool.call`` beside run_in_executor with as many threads."""
 
@@ -424,6 +465,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "in_flight": in_flight,
     "heartbeat": heartbeat,
     "pubsub": pubsub,
+    "queues": queues,
     "methods": methods,
     "calls": calls,
 }
