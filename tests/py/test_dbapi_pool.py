@@ -89,7 +89,24 @@ async def test_sizes(tmp_path: Path) -> None:
         assert (stats["acquired"], stats["opened"], stats["free"]) == (3, 3, 3)
     for sizes in ({"minsize": 2, "maxsize": 1}, {"minsize": -1}, {"minsize": 0, "maxsize": 0}):
         with pytest.raises(ValueError, match="minsize"):
-            await dbapi.create_pool("sqlite3", ":memory:", pool=pool._maker.pool, **sizes)
+            await dbapi.create_pool("sqlite3", ":memory:", **sizes)
+
+
+async def test_threads_of_its_own(tmp_path: Path) -> None:
+    """A writer that has the lock is not kept from its commit by those that wait for it."""
+    async with dbapi.create_pool("sqlite3", tmp_path / "db", maxsize=8, timeout=50) as pool:
+        await pool.execute("create table t (n)")
+        assert pool._maker.pool.workers == 8
+
+        async def write() -> None:
+            async with pool.acquire() as db:
+                await db.execute("insert into t values (1)")
+                await asyncio.sleep(0.002)
+                await db.commit()
+
+        await within(asyncio.gather(*[write() for _ in range(16)]))
+        assert await pool.fetchval("select count(*) from t") == 16
+    assert pool._maker.pool.closed
 
 
 async def test_a_pool_that_cannot_open_its_first_connections(tmp_path: Path) -> None:

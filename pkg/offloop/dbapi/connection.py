@@ -113,10 +113,13 @@ class Connection:
     def __del__(self) -> None:
         if getattr(self, "_raw", None) is None or self._closing is not None:
             return
-        warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=1, source=self)
+        self._warn_of_leak()
         # On its own thread, and without us: the driver's connection is all that is left.
         with suppress(RuntimeError):  # the pool is closed
             self._lane.submit(_close, self._raw)
+
+    def _warn_of_leak(self) -> None:
+        warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     # ---- run by workers
 

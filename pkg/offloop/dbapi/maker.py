@@ -49,6 +49,11 @@ class Maker:
         pinned = self.offload.pinned
         self.pinned = self.driver.pinned(kwargs) if pinned is None else pinned
 
+    def connect_by(self, function: Callable[[], Any]) -> None:
+        """Have a function connect."""
+        self._function = function
+        self._args, self._kwargs = (), {}
+
     def connect(self) -> Any:
         """Connect; the driver's own connection. Blocks."""
         if self._function is not None:

@@ -52,8 +52,7 @@ class ConnectionPool(Shared):
         check: float | None,
         on_connect: OnConnect | None,
     ) -> None:
-        if not 0 <= minsize <= maxsize or maxsize < 1:
-            raise ValueError(f"minsize {minsize} and maxsize {maxsize}: 0 <= minsize <= maxsize")
+        _check_sizes(minsize, maxsize)
         self._maker = maker
         self._minsize, self._maxsize = minsize, maxsize
         self._recycle, self._check, self._on_connect = recycle, check, on_connect
@@ -66,6 +65,7 @@ class ConnectionPool(Shared):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._gone = asyncio.Event()
+        self._threads: Pool | None = None  # its own
         self._counts = dict.fromkeys(
             ("acquired", "opened", "closed", "recycled", "unusable", "lost", "timeouts"), 0
         )
@@ -414,6 +414,8 @@ class ConnectionPool(Shared):
         if not self._closing:
             raise RuntimeError("wait_closed() comes after close()")
         await self._gone.wait()
+        if self._threads is not None:
+            await self._threads.aclose()
 
     async def aclose(self) -> None:
         """`close` and `wait_closed`."""
@@ -440,6 +442,11 @@ class ConnectionPool(Shared):
 
 
 # ---- elsewhere ------------------------------------------------------------------------------
+
+
+def _check_sizes(minsize: int, maxsize: int) -> None:
+    if not 0 <= minsize <= maxsize or maxsize < 1:
+        raise ValueError(f"minsize {minsize} and maxsize {maxsize}: 0 <= minsize <= maxsize")
 
 
 def _lose(pool: weakref.ref[ConnectionPool], key: int, reference: weakref.ref[Connection]) -> None:
@@ -481,26 +488,6 @@ async def _created(pool: ConnectionPool) -> ConnectionPool:
     return pool
 
 
-async def _create(
-    maker: Maker,
-    minsize: int,
-    maxsize: int,
-    recycle: float | None,
-    check: float | None,
-    on_connect: OnConnect | None,
-) -> ConnectionPool:
-    return await _created(
-        ConnectionPool(
-            maker,
-            minsize=minsize,
-            maxsize=maxsize,
-            recycle=recycle,
-            check=check,
-            on_connect=on_connect,
-        )
-    )
-
-
 async def _leave(pool: ConnectionPool, exc: BaseException | None) -> None:
     await pool.aclose()
 
@@ -526,10 +513,13 @@ def create_pool(
             row = await pool.fetchrow("select ...")
 
     Args:
-        module, args, kwargs, pool, offload: as `connect` has them.
+        module, args, kwargs, offload: as `connect` has them.
+        pool: whose workers make the calls; if it is None, one of its own with a worker for
+            each connection.
         minsize: how many connections are opened at the beginning.
         maxsize: how many there are at most. More of them than the pool of threads has
-            workers do not work at the same time.
+            workers do not work at the same time; and if they wait for each other's locks,
+            those that wait keep the workers from the one that has the lock.
         recycle: seconds after which a connection is replaced by a new one.
         check: seconds of idleness after which a connection is asked, when it is acquired,
             whether it is well; 0: always; None: never.
@@ -539,5 +529,20 @@ def create_pool(
         ValueError: minsize and maxsize do not go together.
         the driver's exceptions, when awaited: one of the first connections fails.
     """
-    maker = Maker(module, args, kwargs, pool, offload)
-    return Opening(_create(maker, minsize, maxsize, recycle, check, on_connect), _leave)
+    _check_sizes(minsize, maxsize)
+    threads = None if pool is not None else Pool(min(maxsize, 1024))
+    maker = Maker(module, args, kwargs, pool if pool is not None else threads, offload)
+
+    async def create() -> ConnectionPool:
+        made = ConnectionPool(
+            maker,
+            minsize=minsize,
+            maxsize=maxsize,
+            recycle=recycle,
+            check=check,
+            on_connect=on_connect,
+        )
+        made._threads = threads
+        return await _created(made)
+
+    return Opening(create(), _leave)
