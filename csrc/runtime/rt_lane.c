@@ -32,7 +32,10 @@ static struct rt_worker *worker_of(struct rt_lane *lane)
     if (!lane->pinned)
         return NULL;
     if (chosen == 0) {
-        count = atomic_load(&pool->started); /* the pool was started just before */
+        /* The pool was started just before; 0 while another thread makes the first. */
+        count = atomic_load(&pool->started);
+        if (count == 0)
+            count = 1;
         chosen = count;
         for (i = count; i > 0; i--) {
             if (atomic_load(&pool->workers[i - 1].lanes) <

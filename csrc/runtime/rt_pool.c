@@ -249,10 +249,12 @@ int rt_pool_submit_all(struct rt_pool *pool, struct rt_joblist *jobs)
 static void guard_sources(struct rt_pool *pool)
 {
     struct rt_worker *reserve = &pool->workers[pool->worker_count];
+    const uint32_t started = atomic_load(&pool->started);
     sigset_t all, before;
 
-    if (atomic_load(&pool->poller.count) == 0 || atomic_load(&pool->lead) != 0 ||
-        atomic_load(&pool->busy) < atomic_load(&pool->started))
+    /* 0: another thread makes the first, who leads. */
+    if (atomic_load(&pool->poller.count) == 0 || atomic_load(&pool->lead) != 0 || started == 0 ||
+        atomic_load(&pool->busy) < started)
         return;
     if (atomic_load(&pool->reserve) != 0 || atomic_exchange(&pool->reserve, 1) != 0) {
         rt_event_signal(&reserve->event);

@@ -50,7 +50,8 @@ def descriptors() -> dict[int, str]:
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            # A file that somebody else removes meanwhile, our output perhaps, is the same one.
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}").removesuffix(" (deleted)")
         except OSError:
             continue  # the descriptor of the listing itself
     return found

@@ -136,7 +136,7 @@ class Monitor:
         self.server = server
         self.marks = 0
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(server.path)
         self.file = self.socket.makefile("rb")
         self.socket.sendall(b"MONITOR\r\n")

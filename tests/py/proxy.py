@@ -7,6 +7,7 @@ gets one line back:
 
     proxy.delay(0.001)        every byte is late by that much, each way
     proxy.silence(True)       takes bytes from both sides and passes none on
+    proxy.hold(True)          passes no reply on; commands go through as before
     proxy.deafen(True)        stops reading from the client (its send buffer fills)
     proxy.refuse(True)        closes new connections as soon as they are accepted
     proxy.freeze()            the connections there are pass nothing on any more, for ever;
@@ -84,6 +85,9 @@ class Proxy:
     def silence(self, on: bool) -> None:
         self._order(set={"silent": on})
 
+    def hold(self, on: bool) -> None:
+        self._order(set={"hold": on})
+
     def deafen(self, on: bool) -> None:
         self._order(set={"deaf": on})
 
@@ -112,6 +116,7 @@ class Proxy:
 class _Settings:
     delay: float = 0.0
     silent: bool = False
+    hold: bool = False
     deaf: bool = False
     refuse: bool = False
     cut_after: list[int] | None = None
@@ -154,7 +159,7 @@ class _Pair:
                 if not data:
                     writer.close()
                     return
-                while settings.silent or self.frozen:
+                while settings.silent or self.frozen or (settings.hold and down):
                     await asyncio.sleep(0.005)
                 await self._write(writer, data, down)
                 late -= 1
@@ -166,7 +171,8 @@ class _Pair:
                     await asyncio.sleep(0.005)
                 data = await reader.read(CHUNK)
                 stats["down" if down else "up"] += len(data)
-                if settings.delay or settings.silent or self.frozen or late or not data:
+                held = settings.silent or self.frozen or (settings.hold and down)
+                if settings.delay or held or late or not data:
                     late += 1
                     queue.put_nowait((loop.time() + settings.delay, data))
                 else:

@@ -10,8 +10,9 @@ from typing import Any
 
 import offloop
 import pytest
-from driving import until, within
+from driving import within
 from offloop import dbapi
+from test_dbapi import ended_by
 
 pytestmark = pytest.mark.drivers
 
@@ -143,8 +144,6 @@ async def test_a_cancelled_query_is_ended(case: Case) -> None:
                 await within(db.rollback())
             assert await within(db.fetchval("select 1")) == 1
         task = asyncio.create_task(db.fetch(case.endless))
-        await asyncio.sleep(0.05)
-        await until(lambda: db._lane.pending)
-        await db.interrupt()
+        await ended_by(db.interrupt, task)
         with pytest.raises(db._driver.module.Error):  # type: ignore[union-attr]
             await within(task)

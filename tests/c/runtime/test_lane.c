@@ -184,6 +184,29 @@ static void spread(void)
     end_pool(pool, home);
 }
 
+/* Regression: another thread was making the pool's first worker when a pinned lane was
+ * to have one of those that there are, and it got the one before the first. */
+static void pinned_while_the_pool_starts(void)
+{
+    struct rt_lane *lane;
+    struct rt_pool *pool;
+    struct call call;
+    uint32_t started;
+
+    MT_REQUIRE(rt_pool_new(3, 64, &pool) == RT_OK);
+    MT_REQUIRE(rt_pool_start(pool) == RT_OK);
+    MT_REQUIRE(rt_lane_new(pool, true, &lane) == RT_OK);
+    started = atomic_exchange(&pool->started, 0); /* as at that moment */
+    call_init(&call, home, NULL, NULL);
+    MT_EQ(rt_lane_submit(lane, &call.job), RT_OK);
+    MT_EQ(atomic_load(&lane->worker), 1);
+    MT_EQ(atomic_load(&pool->workers[0].lanes), 1);
+    atomic_store(&pool->started, started);
+    call_home(home, &call);
+    rt_lane_release(lane);
+    end_pool(pool, home);
+}
+
 /* A source: the pool carries a connection. */
 struct mute {
     struct rt_source source;
@@ -481,6 +504,7 @@ int main(void)
     one_turn_each();
     a_blocked_lane();
     spread();
+    pinned_while_the_pool_starts();
     beside_connections(2);
     beside_connections(4);
     a_connection_while_all_are_busy(1);
