@@ -125,7 +125,7 @@ class Cursor(base_cursor.Cursor):
         return super().row_factory
 
     @row_factory.setter
-    def row_factory(self, factory: Any) -> None:
+    def row_factory(self, value: Any) -> None:
         before = super().row_factory
         self._set("row_factory", factory)
         if self._rows and (before is None or before is Row):
@@ -336,8 +336,8 @@ class Connection(base.Connection):
         return self._conn.row_factory
 
     @row_factory.setter
-    def row_factory(self, factory: Any) -> None:
-        self._conn.row_factory = factory
+    def row_factory(self, value: Any) -> None:
+        self._conn.row_factory = value
 
     @property
     def text_factory(self) -> Any:
@@ -345,8 +345,8 @@ class Connection(base.Connection):
         return self._conn.text_factory
 
     @text_factory.setter
-    def text_factory(self, factory: Any) -> None:
-        self._conn.text_factory = factory
+    def text_factory(self, value: Any) -> None:
+        self._conn.text_factory = value
 
     @property
     def total_changes(self) -> int:
