@@ -127,13 +127,11 @@ class Cursor(base_cursor.Cursor):
     @row_factory.setter
     def row_factory(self, value: Any) -> None:
         before = super().row_factory
-        self._set("row_factory", factory)
+        self._set("row_factory", value)
         if self._rows and (before is None or before is Row):
             rows = [tuple(row) for row in self._rows]
             self._rows.clear()
-            self._rows.extend(
-                rows if factory is None else [factory(self._raw, row) for row in rows]
-            )
+            self._rows.extend(rows if value is None else [value(self._raw, row) for row in rows])
 
 
 class Connection(base.Connection):
