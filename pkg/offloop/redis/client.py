@@ -75,6 +75,10 @@ _core._setup_redis(
 )
 
 
+_WAITS = frozenset(("WAIT", "WAITAOF"))
+_NOBODY = "__offloop:wait__"  # a shard channel: no pattern that anybody listens to has it
+
+
 def _words(args: tuple[Any, ...]) -> list[str]:
     """A command's words, the name in upper case; none where they are not text."""
     words: list[str] = []
@@ -240,10 +244,28 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
         if channel is not None and name:
             if name == "AUTH":
                 return self._log_in(_words(args)[1:], options)
+            if name in _WAITS:
+                return self._wait(args, options)
             if channel.sharing(name) == "unknown":
                 return self._execute_unknown(channel, name, args, options)
         execute: Callable[..., Awaitable[Any]] = base.Redis.execute_command
         return execute(self, *args, **options)
+
+    async def _wait(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """WAIT or WAITAOF: for every write that the server has by now.
+
+        A server counts who has the last write of the connection that asks (up to 7.0: its
+        last command), and ours were others'. So it gets one: a message that nobody hears.
+        """
+        async with self.pipeline(transaction=False) as pipe:
+            pipe.execute_command("PING").execute_command("SPUBLISH", _NOBODY, "")
+            pipe.execute_command(*args, **options)
+            _, written, reply = await pipe.execute(raise_on_error=False)
+        if isinstance(written, Exception) and "unknown command" not in str(written):
+            raise written
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     async def _execute_unknown(
         self, channel: _core.Channel, name: str, args: tuple[Any, ...], options: dict[str, Any]
