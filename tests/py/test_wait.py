@@ -31,9 +31,11 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def _pair() -> Iterator[Pair]:
-    with Server(repl_diskless_sync_delay="0", appendonly="yes") as main:
-        with Server(replicaof=f"127.0.0.1 {main.port}") as replica:
-            yield Pair(main, replica)
+    with (
+        Server(repl_diskless_sync_delay="0", appendonly="yes") as main,
+        Server(replicaof=f"127.0.0.1 {main.port}") as replica,
+    ):
+        yield Pair(main, replica)
 
 
 @pytest.fixture
@@ -84,14 +86,16 @@ async def test_the_disk(pair: Pair) -> None:
 
 
 async def test_nobody_hears_of_it(pair: Pair) -> None:
-    async with aioredis.Redis(**pair.main.tcp, socket_timeout=60) as client:
-        async with client.pubsub() as pubsub:
-            await pubsub.psubscribe("*")
-            assert await pubsub.get_message(timeout=60) is not None
-            assert await client.wait(1, 50_000) == 1
-            await client.publish("c", "the first")
-            message = await pubsub.get_message(timeout=60)
-            assert message is not None and message["data"] == b"the first"
+    async with (
+        aioredis.Redis(**pair.main.tcp, socket_timeout=60) as client,
+        client.pubsub() as pubsub,
+    ):
+        await pubsub.psubscribe("*")
+        assert await pubsub.get_message(timeout=60) is not None
+        assert await client.wait(1, 50_000) == 1
+        await client.publish("c", "the first")
+        message = await pubsub.get_message(timeout=60)
+        assert message is not None and message["data"] == b"the first"
 
 
 async def test_a_user_who_may_not_write_there(pair: Pair) -> None:
