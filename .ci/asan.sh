@@ -34,10 +34,10 @@ env LD_PRELOAD="$preload" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1 \
     UBSAN_OPTIONS=print_stacktrace=1 \
     PYTHONMALLOC=malloc PYTHONPATH="$lib" REDIS_SERVER="$server" \
-    "$python" -m pytest -q -n 3 -p no:cacheprovider -m 'not slow' "$@" \
+    "$python" -m pytest -q -n 3 -p no:cacheprovider -m 'not slow and not soak' "$@" \
     tests/py/test_future_*.py $(cat .ci/shorter) </dev/null
 
 echo "offloop: the Python tests under Python's debug allocator"
-PYTHONMALLOC=debug "$python" -X dev -m pytest -q -n 3 -p no:cacheprovider -m 'not slow' "$@" \
+PYTHONMALLOC=debug "$python" -X dev -m pytest -q -n 3 -p no:cacheprovider -m 'not slow and not soak' "$@" \
     tests/py/test_future_life.py tests/py/test_future_batch.py tests/py/test_awaitable_redis.py \
     tests/py/test_bad_server.py tests/py/test_contract_cancel.py </dev/null

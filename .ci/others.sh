@@ -33,7 +33,7 @@ for version in 3.10 3.11 3.12 3.13; do
     fi
     echo "offloop: the shorter tests on Python $version"
     PYTHON=$found .ci/venv.sh ".venvs/$version" test
-    ".venvs/$version/bin/python" -m pytest -q -n 4 -m 'not slow' \
+    ".venvs/$version/bin/python" -m pytest -q -n 4 -m 'not slow and not soak' \
         tests/py/test_future_*.py tests/py/test_awaitable_redis.py \
         tests/py/test_contract_cancel.py tests/py/test_oracle.py \
         tests/py/test_call.py tests/py/test_executor.py tests/py/test_executor_cpython.py \
