@@ -10,7 +10,7 @@
 #include <openssl/x509v3.h>
 
 #define AGAIN_AFTER RT_SEC     /* so old a doubtful context must be */
-#define LAST_WORDS RT_SEC      /* exit() waits so long for who is inside */
+#define LAST_WORDS (10 * RT_SEC) /* exit() waits so long for who is inside: it computes */
 
 /* ---- the gate ------------------------------------------------------------ */
 

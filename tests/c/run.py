@@ -6,7 +6,7 @@ Every ``tests/c/<layer>/test_*.c`` is one program. Its folder says what it is
 linked with: ``runtime`` gets csrc/runtime alone, ``redis`` gets csrc/redis and
 hiredis as well; other C files of the folder are linked into each of its
 programs. A program prints its seed (``--seed N`` or OFFLOOP_SEED runs it again)
-and has a time limit, 240 s, or 480 s with "stress" in its name.
+and has a time limit, 480 s, or 800 s with "stress" in its name.
 
 A redis test finds a private server of its own in OFFLOOP_TEST_REDIS_SOCK,
 OFFLOOP_TEST_REDIS_HOST, OFFLOOP_TEST_REDIS_PORT and OFFLOOP_TEST_REDIS_PID.
@@ -58,7 +58,7 @@ from csrc.build.sources import QUEUE, layer_includes, layer_sources, switch  # n
 
 TESTS = ROOT / "tests" / "c"
 LAYERS = ("runtime", "redis")
-LIMIT, STRESS_LIMIT = 240, 480
+LIMIT, STRESS_LIMIT = 480, 800
 EXPECT_REPORT = "/* expect: tsan-report */"
 EXPECT_FAILURE = re.compile(r"/\* expect: failure, with (\w+) \*/")
 NOT_WITH = re.compile(r"/\* not with: (\w+)\b.*\*/")

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 
-CHILD_LIMIT = 90.0
+CHILD_LIMIT = 150.0
 
 ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
 

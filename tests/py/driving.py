@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError, TimeoutError
 T = TypeVar("T")
 
 # Seconds after which a test counts as hung.
-HANG_LIMIT = 120.0
+HANG_LIMIT = 240.0
 
 
 async def _result_of(awaitable: Awaitable[T]) -> T:

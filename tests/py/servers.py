@@ -67,7 +67,9 @@ class Server:
     """
 
     def __init__(self, **options: str) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix="offloop-test-"))
+        # A Unix socket's path is short by law; the usual temporary folder may be deep.
+        deep = len(tempfile.gettempdir()) > 60
+        self.dir = Path(tempfile.mkdtemp(prefix="offloop-test-", dir="/tmp" if deep else None))
         self.path = str(self.dir / "s")
         self.port = free_port()
         self.password: str | None = options.get("requirepass")

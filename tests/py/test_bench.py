@@ -25,7 +25,7 @@ from offloop.bench.worker import Task, measure
 from servers import Server
 
 PACKAGE = Path(offloop.bench.__file__).parent
-LIMIT = 100.0
+LIMIT = 200.0
 TINY = ("--secs", "0.1", "--rounds", "1", "--tasks", "1,5", "--workers", "1")
 PAIR = ("--peers", "asyncio,offloop")
 SUITE = Path(__file__).resolve().parents[2] / "bench" / "run.py"

@@ -8,6 +8,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -140,10 +141,17 @@ async def test_a_cancelled_statement_goes_on_unless_it_is_asked_for(interrupt: b
     async with aiosqlite.connect(":memory:", offload=offload) as db:
         await db.execute("create table t (n)")
         await db.execute("insert into t values (0)")
-        count = 10**12 if interrupt else 100_000
-        insert = endless + " insert into t select i from n"
+        began = threading.Event()
+
+        def seen(number: int) -> int:
+            began.set()
+            return number
+
+        await db.create_function("seen", 1, seen)
+        count = 10**12 if interrupt else 30_000
+        insert = endless + " insert into t select seen(i) from n"
         task = asyncio.create_task(db.execute(insert, (count,)))
-        await asyncio.sleep(0.01)
+        await until(began.is_set)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -24,7 +24,7 @@ def script(text: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-X", "dev", "-W", "error", "-c", whole],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
 
 

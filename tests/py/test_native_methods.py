@@ -80,7 +80,6 @@ async def same(
             assert found[0][1] or odd, f"{name}{args} reached no server"
 
 
-@pytest.mark.limit(120)
 @pytest.mark.parametrize("options", OPTIONS)
 async def test_the_same_bytes_and_reply(
     server: Server, monitor: Monitor, options: dict[str, Any]
@@ -89,7 +88,6 @@ async def test_the_same_bytes_and_reply(
     await same(server, monitor, options, calls)
 
 
-@pytest.mark.limit(120)
 @pytest.mark.parametrize("options", OPTIONS[:1])
 async def test_odd_arguments_are_redis_pys_to_the_letter(
     server: Server, monitor: Monitor, options: dict[str, Any]

@@ -390,14 +390,13 @@ async def test_what_is_sent_again(
         assert len(pipe) == 0
 
 
-@pytest.mark.limit(90)
 async def test_connections_cut_at_random(server: Server, proxy: Proxy) -> None:
     """All or nothing, at most once, and what was acknowledged is there."""
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     proxy.cut_after(1, 3000, seed)
     acknowledged = failed = 0
-    async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=10) as client:
+    async with aioredis.Redis(host="127.0.0.1", port=proxy.port, socket_timeout=60) as client:
 
         async def work() -> None:
             nonlocal acknowledged, failed
@@ -410,7 +409,7 @@ async def test_connections_cut_at_random(server: Server, proxy: Proxy) -> None:
                     assert len(set(value)) == 1
                     acknowledged += 1
 
-        await within(asyncio.gather(*(work() for _ in range(8))), 60)
+        await within(asyncio.gather(*(work() for _ in range(8))), 200)
         proxy.no_cuts()
     assert failed > 0
     values = counters(server)
