@@ -6,7 +6,7 @@
 # named, and the one that is installed takes its place.
 set -eu
 
-parts=8
+parts=16
 turn=$(git rev-list --count HEAD 2>/dev/null || echo 0)
 set -- "system 2 tcp" "system 3 unix" "valkey 3 tcp" "system 3 tcp" "8.0 3 unix" \
     "system 2 unix" "8.6 3 tcp" "system default tcp"
