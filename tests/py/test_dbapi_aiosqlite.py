@@ -84,13 +84,11 @@ async def test_what_the_white_box_tests_are_about(tmp_path: Path) -> None:
         assert await asyncio.gather(*calls) == [[(i,)] for i in range(50)]
 
 
-def _threads() -> int:
-    return sum("aiosqlite" in name for name in native_threads().values())
-
-
 async def test_a_thread_for_each_connection_and_its_end(tmp_path: Path) -> None:
+    before = set(native_threads())
     dbs = [await aiosqlite.connect(tmp_path / "db") for _ in range(3)]
     assert all(db.pool.workers == 1 for db in dbs)
+    assert len(set(native_threads()) - before) == 3
     await dbs[0].close()
     assert dbs[0].pool.closed
     stopped = dbs[1].stop()
@@ -100,7 +98,8 @@ async def test_a_thread_for_each_connection_and_its_end(tmp_path: Path) -> None:
         del dbs
     with pytest.raises(sqlite3.OperationalError):
         await aiosqlite.connect(tmp_path / "no" / "db")
-    await until(lambda: not _threads())
+    # While the loop is there: what nobody waits for comes home to it, too.
+    await until(lambda: not set(native_threads()) - before)
 
 
 async def test_a_row_factory_that_is_set_after_executing() -> None:
