@@ -29,4 +29,8 @@ if [ "$code" = 3 ]; then
     code=0
     run system || code=$?
 fi
+if [ "$code" = 4 ]; then
+    echo "offloop: redis-py's tests were left out here"
+    code=0
+fi
 exit "$code"
