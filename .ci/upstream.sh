@@ -10,8 +10,8 @@ parts=16
 turn=$(git rev-list --count HEAD 2>/dev/null || echo 0)
 set -- "system 2 tcp" "system 3 unix" "valkey 3 tcp" "system 3 tcp" "8.0 3 unix" \
     "system 2 unix" "8.6 3 tcp" "system default tcp"
+part=$((turn / $# % parts))/$parts
 shift $((turn % $#))
-part=$((turn / 8 % parts))/$parts
 IFS=' ' read -r server resp over <<EOF
 $1
 EOF

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
+from apart import apart
 from offloop import Pool
 from offloop import redis as offloop_redis
 from offloop.bench.measure import closed_loop
@@ -123,17 +123,8 @@ async def _measured(setting: Setting) -> Numbers:
 
 def measure(setting: Setting) -> Numbers:
     """Run ``setting`` in a new process. Raises BenchError."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(asdict(setting)),
-        capture_output=True,
-        text=True,
-        timeout=setting.secs * 4 + 120,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise BenchError(f"{setting.peer}, {setting.work}:\n{done.stderr[-2000:]}")
-    found: Numbers = json.loads(done.stdout)
+    what = f"{setting.peer}, {setting.work}"
+    found: Numbers = apart(__file__, setting, setting.secs * 4 + 120, what)
     return found
 
 

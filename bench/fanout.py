@@ -12,7 +12,6 @@ import gc
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,8 +21,8 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from apart import apart
 from offloop import redis as offloop_redis
-from offloop.bench.options import BenchError
 
 _CHANNEL = "fan-out"
 _UNDER_WAY = 4
@@ -149,18 +148,8 @@ async def _memory(fanout: Fanout) -> dict[str, float]:
 
 def fan_out(fanout: Fanout) -> dict[str, float]:
     """Run it in a new process. Raises BenchError."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(asdict(fanout)),
-        capture_output=True,
-        text=True,
-        timeout=fanout.secs * 4 + 300,
-        check=False,
-    )
-    if done.returncode != 0:
-        what = f"{fanout.subscribers} subscribers of {fanout.peer}"
-        raise BenchError(f"{what}:\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout)
+    what = f"{fanout.subscribers} subscribers of {fanout.peer}"
+    found: dict[str, float] = apart(__file__, fanout, fanout.secs * 4 + 300, what)
     return found
 
 

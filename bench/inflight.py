@@ -11,15 +11,15 @@ import asyncio
 import gc
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import redis
+from apart import apart
 from offloop import Pool
 from offloop import redis as offloop_redis
 from offloop.bench.options import BenchError
@@ -103,17 +103,8 @@ async def _fly(flight: Flight) -> float:
 
 def fly(flight: Flight) -> float:
     """Run ``flight`` in a new process. Raises BenchError."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(asdict(flight)),
-        capture_output=True,
-        text=True,
-        timeout=flight.secs * 4 + 120,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise BenchError(f"{flight.kind} with {flight.commands} in flight:\n{done.stderr[-2000:]}")
-    return float(done.stdout)
+    what = f"{flight.kind} with {flight.commands} in flight"
+    return float(apart(__file__, flight, flight.secs * 4 + 120, what))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from apart import apart
 from offloop.bench.measure import percentile
-from offloop.bench.options import BenchError
 from offloop.bench.peers import Setup, make_peer
 from offloop.bench.workload import WORKLOADS
 
@@ -59,17 +58,8 @@ async def _mixed(task: Mix) -> dict[str, float]:
 
 def mix(task: Mix) -> dict[str, float]:
     """Run ``task`` in a new process. Raises BenchError."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(asdict(task)),
-        capture_output=True,
-        text=True,
-        timeout=task.secs * 4 + 120,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise BenchError(f"the mix of {task.setup['peer']}:\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout)
+    what = f"the mix of {task.setup['peer']}"
+    found: dict[str, float] = apart(__file__, task, task.secs * 4 + 120, what)
     return found
 
 

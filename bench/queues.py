@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import redis
 import redis.asyncio
+from apart import apart
 from fanout import make_room, raise_limit, resident_bytes, used_secs
 from offloop import redis as offloop_redis
 from offloop.bench.options import BenchError
@@ -154,18 +154,8 @@ def consume(setting: Setting) -> dict[str, float]:
         make_room(setting.url, setting.tasks)
     else:
         _fill(setting)
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(asdict(setting)),
-        capture_output=True,
-        text=True,
-        timeout=setting.secs * 8 + 120,
-        check=False,
-    )
-    if done.returncode != 0:
-        what = f"{setting.kind} of {setting.tasks} tasks of {setting.peer}"
-        raise BenchError(f"{what}:\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout)
+    what = f"{setting.kind} of {setting.tasks} tasks of {setting.peer}"
+    found: dict[str, float] = apart(__file__, setting, setting.secs * 8 + 120, what)
     return found
 
 

@@ -82,6 +82,8 @@ async def learn(channel: _core.Channel, names: Iterable[str]) -> list[str]:
             nowhere.append(name)
         else:
             channel.learn(name, sharing)
+    # Another task may have been told more meanwhile.
+    nowhere = [name for name in nowhere if channel.sharing(name) == "unknown"]
     for name in nowhere:
         channel.learn(name, "shared")
     return nowhere
