@@ -1,5 +1,7 @@
 #include "args.h"
 
+#include "sharing.h"
+
 #define FEW 16             /* arguments kept on the stack */
 #define COMMANDS_MAX 1024  /* names remembered */
 

@@ -41,10 +41,6 @@ struct core_channel {
 /* Make the native channel anew in a forked child.  0, or -1 with an exception. */
 int core_channel_check_fork(struct core_channel *channel);
 
-/* What a name that is in no table needs, as the server said; RDS_UNKNOWN: it was not
- * asked.  -1 with an exception.  Thread: any.  GIL: held. */
-int core_channel_learned(struct core_channel *channel, const char *name, size_t len);
-
 extern PyType_Spec core_channel_spec;
 
 #endif
