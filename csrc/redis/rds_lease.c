@@ -67,7 +67,13 @@ void rds_lease_report(struct rds_lease *lease)
 
 void rds_lease_let_die(struct rds_lease *lease)
 {
-    if (atomic_exchange(&lease->state, RDS_LEASE_DEAD) == RDS_LEASE_SPARE)
+    uint32_t was;
+
+    atomic_fetch_add(&lease->lessor->dying, 1);
+    was = atomic_exchange(&lease->state, RDS_LEASE_DEAD);
+    if (was == RDS_LEASE_DEAD)
+        atomic_fetch_sub(&lease->lessor->dying, 1);
+    if (was == RDS_LEASE_SPARE)
         atomic_fetch_sub(&lease->lessor->spares, 1);
     rds_lease_report(lease);
 }
@@ -120,7 +126,8 @@ void rds_lease_finished(struct rds_lease *lease)
         return; /* it was given for good */
     if (clean)
         rds_lease_shrink(conn, SMALL_BUFFER);
-    if (rds_lease_move(lease, RDS_LEASE_TAKEN, clean ? RDS_LEASE_IDLE : RDS_LEASE_DEAD))
+    if (clean ? rds_lease_move(lease, RDS_LEASE_TAKEN, RDS_LEASE_IDLE)
+              : rds_lease_end(lease, RDS_LEASE_TAKEN))
         rds_lease_report(lease);
 }
 
@@ -176,7 +183,7 @@ void rds_lease_look(struct rds_lease *lease)
         close_lease(lease, RT_ECLOSED, "The client was closed");
     else if (atomic_load(&lease->state) == RDS_LEASE_DEAD || unwanted(conn))
         close_lease(lease, RT_ELOST, "The connection was closed");
-    else if (lifeless(conn) && rds_lease_move(lease, RDS_LEASE_IDLE, RDS_LEASE_DEAD))
+    else if (lifeless(conn) && rds_lease_end(lease, RDS_LEASE_IDLE))
         close_lease(lease, RT_ELOST, "The connection was closed"); /* by the server, idle */
     else if (lifeless(conn) && atomic_load(&lease->held.on))
         close_lease(lease, RT_ELOST, "The connection was closed"); /* it is not made anew */

@@ -58,7 +58,6 @@ struct rds_lease {
     struct rds_lease **slot;         /* its place in the lessor's table */
     bool listed;                     /* among the idle ones */
     bool dialing;                    /* counted in lessor->dialing */
-    bool awaited;                    /* counted in lessor->awaited */
 };
 
 /* Whether the lease (NULL: none) is held.  Thread: the owner of its connection. */
@@ -84,7 +83,6 @@ struct rds_lessor {
     struct rds_lease *newest; /* idle ones: the last to come back */
     struct rds_slots slots;
     uint32_t dialing;         /* leases on their first try to connect */
-    uint32_t awaited;         /* dead ones whose last report is being pushed */
     bool by_name;             /* the endpoint's host must be looked up */
     bool told;                /* every lease was told to close */
 
@@ -93,6 +91,7 @@ struct rds_lessor {
     _Atomic uint64_t open_high, opened, commands;
     /* By anybody. */
     _Atomic uint64_t held, spares, pushes; /* held leases, of them SPARE; pushes for them */
+    _Atomic uint64_t dying; /* dead ones, or about to be, that still count as open */
 };
 
 /* ---- for callers -------------------------------------------------------- */
@@ -173,6 +172,17 @@ static inline bool rds_lease_move(struct rds_lease *lease, uint32_t from, uint32
 {
     /* Partner: the same line in another thread; one of them wins. */
     return atomic_compare_exchange_strong(&lease->state, &from, to);
+}
+
+/* The same to DEAD.  The lessor, which may look before the report is there, sees
+ * from `dying` that room is coming. */
+static inline bool rds_lease_end(struct rds_lease *lease, uint32_t from)
+{
+    atomic_fetch_add(&lease->lessor->dying, 1);
+    if (rds_lease_move(lease, from, RDS_LEASE_DEAD))
+        return true;
+    atomic_fetch_sub(&lease->lessor->dying, 1);
+    return false;
 }
 
 /* Give out what can be given out, unless somebody is at it: he goes round again.

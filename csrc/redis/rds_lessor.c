@@ -122,7 +122,7 @@ static void unlist(struct rds_lessor *lessor, struct rds_lease *lease)
 
 static void drop_if_idle(struct rds_lease *lease)
 {
-    if (rds_lease_move(lease, RDS_LEASE_IDLE, RDS_LEASE_DEAD))
+    if (rds_lease_end(lease, RDS_LEASE_IDLE))
         rds_lease_kill(lease);
 }
 
@@ -151,15 +151,6 @@ static void stopped_dialing(struct rds_lessor *lessor, struct rds_lease *lease)
     lease->dialing = false;
 }
 
-/* Whoever pushes lease's last report need not serve: its connection may be closed, and
- * retired, and the channel gone with it.  So it is looked for. */
-static void await_report(struct rds_lessor *lessor, struct rds_lease *lease)
-{
-    if (!lease->awaited)
-        lessor->awaited++;
-    lease->awaited = true;
-}
-
 static void take_reports(struct rds_lessor *lessor)
 {
     struct rt_node *node = rt_stack_take(&lessor->reports);
@@ -184,12 +175,9 @@ static void take_reports(struct rds_lessor *lessor)
         case RDS_LEASE_DEAD:
             /* Reported for ever: nobody pushes it again, so it is in nobody's hands
              * here.  If it is being pushed just now, that report is the last. */
-            if (atomic_exchange(&lease->reported, 1) != 0) {
-                await_report(lessor, lease);
+            if (atomic_exchange(&lease->reported, 1) != 0)
                 break;
-            }
-            if (lease->awaited)
-                lessor->awaited--;
+            atomic_fetch_sub(&lessor->dying, 1);
             unlist(lessor, lease);
             stopped_dialing(lessor, lease);
             if (atomic_load(&lease->held.on))
@@ -248,8 +236,11 @@ static void give(struct rds_lessor *lessor, struct rds_lease *lease, struct rt_j
     rds_lease_ref(lease); /* the job's */
     base->deadline = RT_NEVER;
     atomic_store(&rds_job_of(base)->lease, lease);
+    rt_fence();
     /* Partner: rds_lease_cancelled(), which looks for the lease after it has
-     * cancelled: it finds the lease, or the connection finds the job cancelled. */
+     * cancelled: it finds the lease, or this look finds the job cancelled. */
+    if (rt_job_state(base) == RT_JOB_CANCELLED && rds_lease_end(lease, RDS_LEASE_TAKEN))
+        rds_lease_report(lease);
     atomic_fetch_add_explicit(&conn->submitted, 1, memory_order_relaxed);
     if (!rds_job_of(base)->holds)
         rt_count_own(&lessor->commands, 1);
@@ -296,7 +287,7 @@ static bool may_dial(const struct rds_lessor *lessor)
 
 static bool give_up_spare(struct rds_lease *lease)
 {
-    return rds_lease_move(lease, RDS_LEASE_SPARE, RDS_LEASE_DEAD);
+    return rds_lease_end(lease, RDS_LEASE_SPARE);
 }
 
 /* Make room by closing what its holder does not need just now. */
@@ -329,7 +320,7 @@ static bool serve_one(struct rds_lessor *lessor)
     }
     lease = take_idle(lessor);
     if (lease == NULL && rt_read(&lessor->open) >= o->max_leases && !reclaim(lessor)) {
-        if (o->lease_wait != 0)
+        if (o->lease_wait != 0 || atomic_load(&lessor->dying) > 0)
             return false;
         no_room(lessor, rt_joblist_pop(&lessor->waiting));
         return true;
@@ -381,6 +372,17 @@ static void close_down(struct rds_lessor *lessor)
         rt_source_attend(&lessor->source, 0); /* a worker retires it */
 }
 
+/* The lessor's due was for the address, or for something earlier. */
+static void forget_address(struct rds_lessor *lessor)
+{
+    uint64_t until = atomic_load(&lessor->address_until);
+
+    if (rt_now() < until)
+        rt_source_due(&lessor->source, until);
+    else
+        rds_resolve_release(atomic_exchange(&lessor->address, NULL));
+}
+
 static void dispatch(struct rds_lessor *lessor)
 {
     uint32_t notes = atomic_exchange(&lessor->notes, 0);
@@ -393,6 +395,8 @@ static void dispatch(struct rds_lessor *lessor)
         rds_slots_for_each(&lessor->slots, rds_lease_kill);
     else if (notes & DROP_IDLE)
         rds_slots_for_each(&lessor->slots, drop_if_idle);
+    if (notes & RT_DUE)
+        forget_address(lessor);
     if (notes & ANSWER)
         rds_slots_for_each(&lessor->slots, tell_if_asking);
     if (closing(lessor)) {
@@ -407,7 +411,9 @@ static void dispatch(struct rds_lessor *lessor)
         if (notes & (SWEEP | RT_DUE))
             sweep(lessor, rt_now());
     }
-    if (lessor->awaited > 0)
+    /* Whoever pushes a lease's last report need not serve: its connection may be
+     * closed, and retired, and the channel gone with it.  So it is looked for. */
+    if (atomic_load(&lessor->dying) > 0)
         rt_source_due(&lessor->source, rt_after(rt_now(), RT_MS));
     atomic_store_explicit(&lessor->queued, lessor->waiting.count, memory_order_relaxed);
 }
@@ -429,12 +435,6 @@ void rds_lessor_serve(struct rds_lessor *lessor)
     } while (!rds_owner_leave(&lessor->owner));
 }
 
-static void forget_address(struct rds_lessor *lessor)
-{
-    if (atomic_load(&lessor->address) != NULL && rt_now() >= atomic_load(&lessor->address_until))
-        rds_resolve_release(atomic_exchange(&lessor->address, NULL));
-}
-
 static void handle(struct rt_source *src, uint32_t what, struct rt_worker *worker)
 {
     struct rds_lessor *lessor = RT_CONTAINER_OF(src, struct rds_lessor, source);
@@ -444,7 +444,6 @@ static void handle(struct rt_source *src, uint32_t what, struct rt_worker *worke
     if (!rds_owner_enter(&lessor->owner))
         return;
     do {
-        forget_address(lessor);
         dispatch(lessor);
         if (atomic_load(&lessor->closed) != 0) {
             struct rds_channel *channel = lessor->channel;
@@ -500,15 +499,17 @@ int rds_lease_submit(struct rds_channel *channel, struct rds_job *job)
 void rds_lease_cancelled(struct rds_channel *channel, struct rds_job *job)
 {
     struct rds_lessor *lessor = channel->lessor;
-    /* Partner: give(). */
-    struct rds_lease *lease = atomic_load(&job->lease);
+    struct rds_lease *lease;
 
+    /* Partner: give(). */
+    rt_fence();
+    lease = atomic_load(&job->lease);
     if (lease == NULL) {
         atomic_fetch_or(&lessor->notes, SWEEP);
     } else {
         /* It has not been idle since it was given the job, so it is the job's
          * still, or dead: see rds_lease_finished(). */
-        if (rds_lease_move(lease, RDS_LEASE_TAKEN, RDS_LEASE_DEAD))
+        if (rds_lease_end(lease, RDS_LEASE_TAKEN))
             rds_lease_report(lease);
         rt_source_attend(&lease->conn.source, 0);
     }

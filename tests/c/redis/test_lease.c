@@ -208,6 +208,35 @@ static void cancelled_makes_room(void)
     end_channel(channel, mb);
 }
 
+/* The same when a worker that reports the lease was stopped half-way: room is coming,
+ * so who asks for it waits.  The worker is us. */
+static void cancelled_while_reported(void)
+{
+    struct rds_channel *channel = open_channel(1, 0);
+    struct command c, next;
+    struct rds_lease *lease;
+
+    lease_command(channel, mb, &c, RT_NEVER, "BLPOP reported 0");
+    BLOCKED_ARE(admin, mb, 1);
+    lease = atomic_load(&c.job.lease);
+    MT_EVENTUALLY(atomic_load(&lease->reported) == 0);
+    MT_EQ(atomic_exchange(&lease->reported, 1), 0);
+    MT_CHECK(rds_channel_cancel(channel, &c.job));
+    lease_command(channel, mb, &next, RT_NEVER, "BLPOP reported 0");
+    mt_sleep_ms(5); /* it is looked for every millisecond */
+    MT_EQ(rt_job_state(&next.job.base), RT_JOB_QUEUED);
+    MT_EQ(rt_read(&channel->lessor->opened), 1);
+    rt_stack_push(&lease->lessor->reports, &lease->report);
+    command_home(mb, &c);
+    fini(&c);
+    do_command(admin, mb, "RPUSH reported element");
+    command_home(mb, &next);
+    MT_EQ(next.job.base.err, RT_OK);
+    MT_STR_EQ(popped(&next), "element");
+    fini(&next);
+    end_channel(channel, mb);
+}
+
 static void cancelled_while_waiting(void)
 {
     struct rds_channel *channel = open_channel(1, RT_NEVER);
@@ -613,6 +642,7 @@ int main(void)
     large_reply();
     cancelled_while_blocked();
     cancelled_makes_room();
+    cancelled_while_reported();
     cancelled_while_waiting();
     out_of_patience();
     out_of_turn();
