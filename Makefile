@@ -39,12 +39,12 @@ demo:
 	$(PY) -m offloop.bench.demo $(ARGS)
 
 bench:
-	@.ci/system.sh build test
+	@.ci/system.sh build test drivers
 	@.ci/venv.sh $(VENV) bench
 	$(PY) bench/run.py $(ARGS)
 
 test:
-	@.ci/system.sh build test
+	@.ci/system.sh build test drivers
 	@.ci/venv.sh $(VENV) test bench drivers
 	$(PY) tests/c/run.py
 	$(PY) -m pytest -n 4 --dist loadgroup $(ARGS) tests/py

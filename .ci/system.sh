@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make sure that the system has what a target needs.
 #
-#     .ci/system.sh build|test|lint ...
+#     .ci/system.sh build|test|drivers|lint ...
 #
 # What is missing is installed with apt where this runs as root; otherwise the
 # command is printed and the script fails; a missing /etc/hosts is written. Where
@@ -43,6 +43,13 @@ for target; do
         getent hosts localhost >/dev/null || name_localhost
         have openssl || need openssl
         have "${REDIS_SERVER:-redis-server}" || need redis-server ;;
+    drivers) # of databases, and their servers; no server is started by the installation
+        [ -e /usr/sbin/mariadbd ] || need mariadb-server-core
+        ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need postgresql
+        ls /usr/lib/*/odbc/libsqlite3odbc.so >/dev/null 2>&1 || need libsqliteodbc
+        ls /usr/lib/*/odbc/psqlodbcw.so >/dev/null 2>&1 || need odbc-postgresql
+        have pkg-config || need pkg-config
+        header mysql.h || pkg-config --exists libmariadb 2>/dev/null || need libmariadb-dev ;;
     lint)
         have clang || need clang ;;
     *)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -43,6 +44,7 @@ class Connection:
         self._raw: Any = None
         self._gone = False  # the driver's connection was closed; workers say so
         self._closing: Coroutine[Any, Any, None] | None = None
+        self._cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()  # if the driver is tidy
         self._transactions: list[Transaction] = []
         # Of a pool of connections: when it was made and used last, and whether it has to
         # be asked if it is well.
@@ -76,6 +78,8 @@ class Connection:
         """Close the driver's connection. Run by a worker, its own thread if it is pinned."""
         if self._raw is not None and not self._gone:
             self._gone = True
+            for cursor in list(self._cursors):
+                cursor._shut_quietly()
             self._raw.close()
 
     def _shut_quietly(self) -> None:

@@ -74,6 +74,8 @@ class Cursor:
                 for name, value in self._attributes.items():
                     setattr(raw, name, value)
             self._raw = raw
+            if self._connection._driver.tidy:
+                self._connection._cursors.add(self)
         self._connection._ender.active = raw
         return raw
 

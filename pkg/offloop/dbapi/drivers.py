@@ -62,6 +62,8 @@ class Driver:
     ends = ""
     #: Whether a cursor that is exhausted holds nothing.
     light = False
+    #: Whether cursors have to be closed before their connection is.
+    tidy = False
 
     def __init__(self, module: ModuleType | None, name: str) -> None:
         self.module = module
@@ -182,9 +184,13 @@ class Driver:
         """What ends a query at once, if `ends` is that. Thread: any."""
         return None
 
-    def cancel(self, raw: Any, cursor: Any, again: Callable[[], Any]) -> None:
-        """End what is executed by the cursor; again() connects as raw did. Blocks.
-        Thread: one of its own."""
+    def cancel(self, raw: Any, cursor: Any, name: Any, again: Callable[[], Any]) -> None:
+        """End what is executed by the cursor; again() connects as raw did, and name is
+        what `name_of` gave. Blocks. Thread: one of its own."""
+
+    def name_of(self, raw: Any) -> Any:
+        """What the server calls a new connection, if `cancel` needs that."""
+        return None
 
 
 class Sqlite3(Driver):
@@ -302,7 +308,7 @@ class Duckdb(Driver):
         with suppress(self.module.TransactionException):
             raw.rollback()
 
-    def cancel(self, raw: Any, cursor: Any, again: Callable[[], Any]) -> None:
+    def cancel(self, raw: Any, cursor: Any, name: Any, again: Callable[[], Any]) -> None:
         """Each cursor is interrupted by itself."""
         (raw if cursor is None else cursor).interrupt()
 
@@ -311,6 +317,7 @@ class Pyodbc(Driver):
     """pyodbc. A connection may go from thread to thread, as ODBC demands of drivers."""
 
     ends = BESIDE
+    tidy = True  # some ODBC drivers keep a database open, for good
 
     def pinned(self, kwargs: dict[str, Any]) -> bool:
         """Any thread may use a connection, one at a time."""
@@ -331,9 +338,12 @@ class Pyodbc(Driver):
             return _again_autocommit
         return None
 
-    def cancel(self, raw: Any, cursor: Any, again: Callable[[], Any]) -> None:
+    def cancel(self, raw: Any, cursor: Any, name: Any, again: Callable[[], Any]) -> None:
         """SQLCancel."""
-        if cursor is not None:
+        if cursor is None:
+            return
+        assert self.module is not None
+        with suppress(self.module.ProgrammingError):  # closed just now
             cursor.cancel()
 
 
@@ -354,7 +364,7 @@ class Psycopg(Driver):
         """What libpq has noticed."""
         return not raw.closed
 
-    def cancel(self, raw: Any, cursor: Any, again: Callable[[], Any]) -> None:
+    def cancel(self, raw: Any, cursor: Any, name: Any, again: Callable[[], Any]) -> None:
         """By a request on a connection of its own."""
         safe = getattr(raw, "cancel_safe", None)
         if safe is not None:
@@ -371,19 +381,23 @@ class _Mysql(Driver):
         return bool(raw.get_autocommit())
 
     def is_open(self, raw: Any) -> bool:
-        """By the protocol's own ping, without connecting anew."""
-        raw.ping(False)
+        """By the protocol's own ping."""
+        raw.ping()
         return True
 
     def way_to_end(self, offload: Offload) -> str:
         """It takes a second connection, so it has to be asked for."""
         return BESIDE if offload.kill_query else ""
 
-    def cancel(self, raw: Any, cursor: Any, again: Callable[[], Any]) -> None:
+    def name_of(self, raw: Any) -> Any:
+        """Asked now: mysqlclient refuses it while a query runs."""
+        return raw.thread_id()
+
+    def cancel(self, raw: Any, cursor: Any, name: Any, again: Callable[[], Any]) -> None:
         """By KILL QUERY."""
         other = again()
         try:
-            self.run(other, f"KILL QUERY {int(raw.thread_id())}")
+            self.run(other, f"KILL QUERY {int(name)}")
         finally:
             other.close()
 
@@ -402,6 +416,11 @@ class Pymysql(_Mysql):
     def looks_open(self, raw: Any) -> bool:
         """What it has noticed."""
         return bool(raw.open)
+
+    def is_open(self, raw: Any) -> bool:
+        """By the protocol's own ping, without connecting anew."""
+        raw.ping(reconnect=False)
+        return True
 
 
 class Mysqldb(_Mysql):

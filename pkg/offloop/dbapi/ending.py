@@ -67,6 +67,7 @@ class Ender:
         self._maker = maker
         self._lane = lane
         self._raw: Any = None
+        self._name: Any = None
         #: The driver's cursor that executes, or did so last.
         self.active: Any = None
 
@@ -75,6 +76,7 @@ class Ender:
         up; None if that cannot be."""
         self._raw = raw
         offload, driver = self._maker.offload, self._maker.driver
+        self._name = driver.name_of(raw)
         if offload.interrupt is False:
             return None
         if not callable(offload.interrupt) and driver.way_to_end(offload) == AT_ONCE:
@@ -95,7 +97,8 @@ class Ender:
         if callable(interrupt):
             interrupt(self._raw)
         else:
-            self._maker.driver.cancel(self._raw, self.active, self._maker.connect)
+            driver = self._maker.driver
+            driver.cancel(self._raw, self.active, self._name, self._maker.connect)
 
     async def end_now(self) -> None:
         """End the query that is under way, whoever made it."""
