@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import sqlite3
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import ModuleType
 
 import offloop
 import pytest
 from driving import until, within
 from leaks import native_threads
 from offloop.dbapi import Offload, aiosqlite
-
-UPSTREAM = Path(__file__).resolve().parent.parent / "upstream"
+from upstreams import UPSTREAM, distributions
 
 #: Tests that look into aiosqlite's own threads and queues. None is here because it fails
 #: otherwise.
@@ -28,20 +25,11 @@ WHITE_BOX = {
 }
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.drivers
 @pytest.mark.limit(300)
 def test_its_own_suite(tmp_path: Path) -> None:
     """What passes on aiosqlite itself is not asked: all of its tests have to pass here."""
-    distribution = _load(UPSTREAM / "distribution.py")
+    distribution = distributions()
     suite = distribution.AIOSQLITE
     change = distribution.swapped("aiosqlite", "offloop.dbapi.aiosqlite")
     suite.unpack(tmp_path / "aiosqlite_tests", change)

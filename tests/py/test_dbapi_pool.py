@@ -81,7 +81,7 @@ async def test_sizes(tmp_path: Path) -> None:
             assert (pool.size, pool.freesize) == (3, 0)
             assert len({one, two, three}) == 3
             await pool.release(two)
-            pool.release(three).close()  # it need not be awaited
+            pool.release(three)  # it need not be awaited
         assert (pool.size, pool.freesize) == (3, 3)
         with pytest.raises(ValueError, match="not acquired"):
             pool.release(two)

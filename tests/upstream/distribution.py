@@ -111,3 +111,10 @@ AIOSQLITE = Distribution(
     "043e0bd78d32888c0a9ca90fc788b38796843360c855a7262a532813133a0650",
     "aiosqlite/tests",
 )
+
+AIOODBC = Distribution(
+    "aioodbc",
+    "0.5.0",
+    "cbccd89ce595c033a49c9e6b4b55bbace7613a104b8a46e3d4c58c4bc4f25075",
+    "tests",
+)

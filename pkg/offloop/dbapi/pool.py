@@ -17,7 +17,7 @@ from offloop.calling import CallTimeoutError
 from offloop.dbapi.connection import Connection
 from offloop.dbapi.drivers import Offload
 from offloop.dbapi.maker import Maker
-from offloop.dbapi.opening import Opening, ready
+from offloop.dbapi.opening import Opening
 from offloop.dbapi.shared import Shared
 from offloop.pool import Pool
 
@@ -158,7 +158,7 @@ class ConnectionPool(Shared):
 
     def _abandoned(self, task: asyncio.Task[Connection]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self.release(task.result()).close()
+            self.release(task.result())
 
     async def _acquire(self) -> Connection:
         connection = await self._next()
@@ -216,7 +216,7 @@ class ConnectionPool(Shared):
     async def _made_fit(self, connection: Connection) -> Connection | None:
         """The connection, if it can be used; else None, and it is closed."""
         now = time.monotonic()
-        if self._recycle is not None and now - connection._born > self._recycle:
+        if self._is_old(connection, now):
             self._counts["recycled"] += 1
         elif connection._driver.looks_open(connection._raw):
             if not self._is_doubtful(connection, now):
@@ -237,15 +237,36 @@ class ConnectionPool(Shared):
         self._discard(connection)
         return None
 
+    def _is_old(self, connection: Connection, now: float) -> bool:
+        return self._recycle is not None and now - connection._born > self._recycle
+
     def _is_doubtful(self, connection: Connection, now: float) -> bool:
         """Whether it has to be asked whether it is well."""
         if connection._doubt or connection._lane.pending:
             return True
         return self._check is not None and now - connection._used >= self._check
 
+    async def _fill(self) -> None:
+        """Open the first connections; if one fails, close the pool."""
+        self._opening += self._minsize
+        opened = await asyncio.gather(
+            *[self._open_one() for _ in range(self._minsize)], return_exceptions=True
+        )
+        failures = [one for one in opened if isinstance(one, BaseException)]
+        for one in opened:
+            if not isinstance(one, BaseException):
+                self._opening -= 1
+                self._give(one)
+        if failures:
+            await self.aclose()
+            raise failures[0]
+
+    def _new_connection(self) -> Connection:
+        return Connection(self._maker)
+
     async def _open_one(self) -> Connection:
         """Open one that is counted already."""
-        connection = Connection(self._maker)
+        connection = self._new_connection()
         try:
             await connection._connect()
             self._counts["opened"] += 1
@@ -277,29 +298,37 @@ class ConnectionPool(Shared):
 
     # ---- releasing
 
-    def release(self, connection: Connection) -> Coroutine[Any, Any, None]:
-        """Give a connection back. It need not be awaited, and waits for nothing.
+    def release(self, connection: Connection) -> asyncio.Future[None]:
+        """Give a connection back, there and then.
+
+        Returns:
+            what may be awaited until it is ready for the next one, or closed.
 
         Raises:
             ValueError: it was not acquired from this pool, or was given back already.
         """
         if self._lent.pop(id(connection), None) is None:
             if self._closing and connection.closed:  # terminate() has taken it back
-                return ready(None)
+                return self._ready()
             raise ValueError(f"{connection!r} was not acquired from this pool of connections")
         connection._transactions.clear()
         connection._used = time.monotonic()
         if connection.closed:
             self._counts["closed"] += 1
             self._give_room()
-        else:
-            self._put_back(connection)
-        return ready(None)
+            return self._ready()
+        task = self._put_back(connection)
+        return self._ready() if task is None else asyncio.shield(task)
+
+    def _ready(self) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        future.set_result(None)
+        return future
 
     async def _leave(self, connection: Connection, exc: BaseException | None) -> None:
         if exc is not None:
             connection._doubt = True
-        await self.release(connection)
+        self.release(connection)
 
     def _is_clean(self, connection: Connection) -> bool:
         """Whether nothing is under way, nor open."""
@@ -308,12 +337,12 @@ class ConnectionPool(Shared):
             and connection._driver.in_transaction(connection._raw) is False
         )
 
-    def _put_back(self, connection: Connection) -> None:
+    def _put_back(self, connection: Connection) -> asyncio.Task[None] | None:
         if self._is_clean(connection):
             self._give(connection)
-            return
+            return None
         self._leaving += 1
-        self._spawn(self._reset(connection))
+        return self._spawn(self._reset(connection))
 
     async def _reset(self, connection: Connection) -> None:
         """Roll back, after what is under way."""
@@ -371,10 +400,11 @@ class ConnectionPool(Shared):
         self._leaving -= 1
         self._give_room()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _look_for_the_end(self) -> None:
         if self._closing and self.size == 0:
@@ -472,22 +502,6 @@ async def _end(connection: Connection) -> None:
         await connection.interrupt()
 
 
-async def _created(pool: ConnectionPool) -> ConnectionPool:
-    pool._opening += pool.minsize
-    opened = await asyncio.gather(
-        *[pool._open_one() for _ in range(pool.minsize)], return_exceptions=True
-    )
-    failed = [one for one in opened if isinstance(one, BaseException)]
-    for one in opened:
-        if not isinstance(one, BaseException):
-            pool._opening -= 1
-            pool._free.append(one)
-    if failed:
-        await pool.aclose()
-        raise failed[0]
-    return pool
-
-
 async def _leave(pool: ConnectionPool, exc: BaseException | None) -> None:
     await pool.aclose()
 
@@ -543,6 +557,7 @@ def create_pool(
             on_connect=on_connect,
         )
         made._threads = threads
-        return await _created(made)
+        await made._fill()
+        return made
 
     return Opening(create(), _leave)

@@ -32,9 +32,10 @@ class Shared:
     acquire: Callable[[], Opening[Connection]]
     _open_one: Callable[[], Coroutine[Any, Any, Connection]]
     _give: Callable[[Connection], None]
-    _spawn: Callable[[Coroutine[Any, Any, None]], None]
+    _spawn: Callable[[Coroutine[Any, Any, None]], object]
     size: Any
     _opening: int
+    _is_old: Callable[[Connection, float], bool]
 
     def fetch(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, list[Any]]:
         """Execute a statement, give all its rows, and commit."""
@@ -87,7 +88,7 @@ class Shared:
         if (
             chosen._doubt
             or (self._check is not None and now - chosen._used >= self._check)
-            or (self._recycle is not None and now - chosen._born > self._recycle)
+            or self._is_old(chosen, now)
         ):
             return None
         chosen._used = now
