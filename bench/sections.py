@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import calls as python_calls
+import sql
 from fanout import Fanout, fan_out, make_room
 from inflight import Flight, fly
 from methods import CALLS, Comparison, compare
@@ -456,6 +457,42 @@ def calls(bench: Bench) -> None:
     )
 
 
+def dbapi(bench: Bench) -> None:
+    """``offloop.dbapi`` beside aiosqlite, aioodbc and the drivers themselves."""
+
+    def setting(peer: str, work: str, tasks: int) -> dict[str, Callable[[], Numbers]]:
+        wanted = sql.Setting(peer, work, tasks, bench.secs)
+        return {f"{peer} {work} {tasks}": partial(sql.measure, wanted)}
+
+    measurements: dict[str, Callable[[], Numbers]] = {}
+    for tasks in (1, 50):
+        for peer in ("aiosqlite", "offloop", "aioodbc", "odbc"):
+            measurements |= setting(peer, "row", tasks)
+    measurements |= setting("blocking", "rows", 1) | setting("offloop", "rows", 1)
+    rounds = bench.rounds_of("Database drivers, 4 connections to an SQLite file", measurements)
+    report = bench.report
+    for title, ours, theirs, target in (
+        ("a row by sqlite3 to aiosqlite's", "offloop", "aiosqlite", 4.0),
+        ("a row by pyodbc to aioodbc's", "odbc", "aioodbc", 3.0),
+    ):
+        for tasks in (1, 50):
+            mine, other = f"{ours} row {tasks}", f"{theirs} row {tasks}"
+            report.at_least(
+                f"{title}, {tasks} task{'s' if tasks > 1 else ''}",
+                rounds.ratio(mine, other),
+                target,
+                _rates(rounds, mine, other),
+            )
+    mine, other = "offloop rows 1", "blocking rows 1"
+    report.at_least(
+        "10,000 rows to sqlite3's, blocking",
+        rounds.ratio(mine, other),
+        0.9,
+        f"({rounds.median(mine, 'ops_per_s'):,.0f}/s to "
+        f"{rounds.median(other, 'ops_per_s'):,.0f}/s)",
+    )
+
+
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "get": get,
     "others": others,
@@ -468,4 +505,5 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "queues": queues,
     "methods": methods,
     "calls": calls,
+    "dbapi": dbapi,
 }
