@@ -257,7 +257,8 @@ class Connection(base.Connection):
 
     def cursor(self) -> Opening[Cursor]:  # type: ignore[override]
         """A cursor: await it, or enter it by ``async with``."""
-        self._conn  # noqa: B018
+        if not self._is_open():
+            return Opening(failed(self._refusal()), _leave)
         return Opening(ready(Cursor(self)), _leave)
 
     def execute(  # type: ignore[override]
