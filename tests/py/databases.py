@@ -52,10 +52,12 @@ class Database:
         self.process: subprocess.Popen[bytes] | None = None
 
     def _as_user(self) -> list[str]:
-        if self.user is None or os.geteuid() != 0:
-            return []
-        shutil.chown(self.dir, self.user)
-        return ["runuser", "-u", self.user, "--"]
+        # The server ends with the process that started it, however that ends.
+        prefix = ["setpriv", "--pdeathsig", "TERM"]
+        if self.user is not None and os.geteuid() == 0:
+            shutil.chown(self.dir, self.user)
+            prefix += [f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"]
+        return [*prefix, "--"]
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
