@@ -43,7 +43,7 @@ def test_its_own_suite(tmp_path: Path) -> None:
         cwd=tests,
         env={
             **os.environ,
-            "PYTHONPATH": f"{UPSTREAM}:{PACKAGES}",
+            "PYTHONPATH": f"{UPSTREAM}/stand_ins:{PACKAGES}",
             "ODBCSYSINI": str(tmp_path),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         },
