@@ -1,6 +1,7 @@
 #include "batch_type.h"
 
 #include "bridge.h"
+#include "callbacks.h"
 #include "client_type.h"
 #include "errors.h"
 #include "methods.h"
@@ -420,7 +421,7 @@ static PyObject *apply_one(struct core_batch *b, const struct core_entry *entry,
         if (options == NULL)
             return NULL;
     }
-    result = core_apply_callback(callback, options, value);
+    result = core_apply_callback(b->st, callback, options, value);
     Py_XDECREF(options);
     return result != NULL ? result : in_place(b, errors_in_place);
 }

@@ -3,6 +3,7 @@
 #include "args.h"
 #include "../redis/rds_lease.h"
 #include "bridge.h"
+#include "callbacks.h"
 #include "entry.h"
 #include "errors.h"
 #include "observed.h"
@@ -15,21 +16,6 @@ bool core_is_awaitable(PyObject *value)
     const PyAsyncMethods *async = Py_TYPE(value)->tp_as_async;
 
     return async != NULL && async->am_await != NULL;
-}
-
-/* The reply through the response callback.  NULL with an exception set. */
-PyObject *core_apply_callback(PyObject *callback, PyObject *options, PyObject *value)
-{
-    PyObject *args, *result;
-
-    if (options == NULL)
-        return PyObject_CallOneArg(callback, value);
-    args = PyTuple_Pack(1, value);
-    if (args == NULL)
-        return NULL;
-    result = PyObject_Call(callback, args, options);
-    Py_DECREF(args);
-    return result;
 }
 
 /* What the command's caller gets: a value, or NULL with an exception set. */
@@ -62,7 +48,7 @@ static PyObject *outcome(struct core_channel *channel, struct core_job *job, PyO
     }
     if (callback == NULL)
         return value;
-    result = core_apply_callback(callback, options, value);
+    result = core_apply_callback(channel->st, callback, options, value);
     Py_DECREF(value);
     return result;
 }

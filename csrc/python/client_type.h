@@ -67,8 +67,6 @@ PyObject *core_call_instead(PyObject *self, PyObject *method, PyObject *const *a
 /* The response callback of a command: a new reference, or NULL.  -1: an exception. */
 int core_find_callback(PyObject *callbacks, PyObject *name, PyObject **out);
 
-/* The reply through its callback; options: a dict or NULL. */
-PyObject *core_apply_callback(PyObject *callback, PyObject *options, PyObject *value);
 bool core_is_awaitable(PyObject *value);
 
 int core_client_traverse(PyObject *op, visitproc visit, void *arg);

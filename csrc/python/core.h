@@ -65,6 +65,8 @@ struct core_future_state {
 };
 
 /* What the pool and the Redis client need. */
+#define CORE_CALLBACKS 5 /* callbacks.c */
+
 struct core_native_state {
     PyTypeObject *bridge_type;
     PyTypeObject *pool_type;
@@ -117,6 +119,7 @@ struct core_native_state {
     PyObject *read_response;        /* Connection's own */
     PyObject *push_log;             /* the logger of pushes */
     PyObject *speller;              /* a client that says what it was to execute */
+    PyObject *callbacks[CORE_CALLBACKS]; /* redis-py's, which callbacks.c has in C */
 
     PyObject *str_call;
     PyObject *str_notify;
@@ -144,6 +147,7 @@ struct core_native_state {
     PyObject *str_connection, *str_lease, *str_parser, *str_own_parser;
     PyObject *str_read_response, *str_health, *str_push_handler, *str_pushed, *str_handles_push;
     PyObject *str_channels, *str_patterns, *str_shard_channels, *str_level;
+    PyObject *str_claim_min_idle_time;
 };
 
 struct core_state {

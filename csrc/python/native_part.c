@@ -1,6 +1,7 @@
 /* The pool, the bridge, the channel and the client as a part of the module. */
 #include "../redis/rds_conn.h"
 #include "bridge.h"
+#include "callbacks.h"
 #include "channel_type.h"
 #include "client_type.h"
 #include "core.h"
@@ -59,7 +60,8 @@
     X(str_channels, "channels")                                                   \
     X(str_patterns, "patterns")                                                   \
     X(str_shard_channels, "shard_channels")                                       \
-    X(str_level, "level")
+    X(str_level, "level")                                                         \
+    X(str_claim_min_idle_time, "claim_min_idle_time")
 
 /* _setup_redis(parse_error=..., ...): what the C code takes from redis-py. */
 static PyObject *setup_redis(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -186,7 +188,8 @@ static int native_register(PyObject *module, struct core_state *st)
     n->queue_command = PyObject_GetAttr((PyObject *)n->pipeline_type, n->str_execute_command);
     if (n->execute_command == NULL || n->queue_command == NULL)
         return -1;
-    if (PyModule_AddFunctions(module, core_messages_functions) < 0)
+    if (PyModule_AddFunctions(module, core_messages_functions) < 0 ||
+        PyModule_AddFunctions(module, core_callbacks_functions) < 0)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }
@@ -199,6 +202,8 @@ static int native_visit(struct core_state *st, visitproc visit, void *arg)
     TYPES(VISIT)
     OBJECTS(VISIT)
 #undef VISIT
+    for (unsigned i = 0; i < CORE_CALLBACKS; i++)
+        Py_VISIT(n->callbacks[i]);
     return 0;
 }
 
@@ -210,6 +215,8 @@ static void native_clear(struct core_state *st)
     OBJECTS(CLEAR)
     TYPES(CLEAR)
 #undef CLEAR
+    for (unsigned i = 0; i < CORE_CALLBACKS; i++)
+        Py_CLEAR(n->callbacks[i]);
 #define CLEAR(field, text) Py_CLEAR(n->field);
     STRINGS(CLEAR)
 #undef CLEAR

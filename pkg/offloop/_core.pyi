@@ -90,6 +90,7 @@ def _setup_redis(
     providers: ModuleType,
     speller: Any,
 ) -> None: ...
+def _setup_callbacks(helpers: ModuleType, /) -> None: ...
 def _setup_pubsub(
     hooks: tuple[tuple[str, Callable[..., Any]], ...],
     read_response: Callable[..., Any],

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis.asyncio.client as base
+from redis._parsers import helpers
 from redis._parsers.base import BaseParser
 from redis.asyncio.client import Monitor
 from redis.asyncio.observability import recorder
@@ -73,6 +74,7 @@ _core._setup_redis(
     providers=providers,
     speller=_Speller(),
 )
+_core._setup_callbacks(helpers)
 
 
 _WAITS = frozenset(("WAIT", "WAITAOF"))
