@@ -10,7 +10,7 @@
 
 /* Jobs handled in one turn of the loop: then timers and sockets have theirs. */
 #define DRAIN_MAX 512
-#define HOLD_NS (100 * UINT64_C(1000)) /* a command waits so long for company */
+#define HOLD_NS (100 * RT_US) /* a command waits so long for company */
 #define FREE_MAX 4096 /* jobs kept for reuse, 256 bytes and a bit each */
 
 /* ---- jobs ---------------------------------------------------------------------- */
@@ -174,6 +174,7 @@ static int submit(struct core_bridge *bridge, struct core_job *job)
     if (bridge->outstanding++ == 0)
         Py_INCREF(bridge); /* until the last job is home */
     bridge->waiting += job->waits;
+    bridge->busy_poll.sent |= !job->waits;
     if (job->call != NULL)
         list_call(bridge, job);
     err = job->send(job);
@@ -398,28 +399,19 @@ static int handle(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
     return rc;
 }
 
-PyObject *core_bridge_drain(PyObject *op, PyObject *unused)
+/* Settle what has come home.  -1: stop, an exception is set. */
+static int drain(struct core_bridge *bridge, PyObject *loop)
 {
-    struct core_bridge *bridge = (struct core_bridge *)op;
-    PyObject *loop = core_weak_borrowed(bridge->loop_ref);
     struct core_wake_ctx w;
     struct rt_job *base;
     unsigned handled = 0;
     int rc = 0;
 
-    (void)unused;
-    if (loop == NULL)
-        Py_RETURN_NONE;
-    if (!bridge->listed || rt_pool_forked(bridge->pool->rt))
-        Py_RETURN_NONE; /* a forked child on its parent's loop: nothing here is its own */
-    Py_INCREF(loop);
-    Py_INCREF(bridge);
     rt_mailbox_begin(bridge->mailbox);
     bridge->drains++;
     if (core_wake_begin(bridge->st, loop, &w) < 0) {
-        rc = -1;
         rt_mailbox_again(bridge->mailbox);
-        goto done;
+        return -1;
     }
     bridge->debug = w.debug;
     bridge->draining++;
@@ -429,6 +421,7 @@ PyObject *core_bridge_drain(PyObject *op, PyObject *unused)
             kick_held(bridge);
         if (rc < 0 || ++handled >= DRAIN_MAX) {
             rt_mailbox_again(bridge->mailbox);
+            bridge->busy_poll.sent = false; /* the loop has its turn first */
             break;
         }
     }
@@ -440,7 +433,41 @@ PyObject *core_bridge_drain(PyObject *op, PyObject *unused)
         Py_CLEAR(bridge->mark);
     kick_held(bridge);
     core_wake_end(&w);
-done:
+    return rc;
+}
+
+/* Whether more has come home by now.  Not with calls out: for the GIL we would wait for
+ * the worker that has just made the result. */
+static bool has_more(struct core_bridge *bridge)
+{
+    return bridge->draining == 0 && bridge->outstanding > bridge->waiting &&
+           bridge->calls == NULL && core_busy_poll(&bridge->busy_poll, bridge->mailbox->fd);
+}
+
+/* Whether it is this process's, and its loop still has it: the steps of tasks may have
+ * forked, or closed things. */
+static bool is_ours(const struct core_bridge *bridge)
+{
+    return bridge->listed && !rt_pool_forked(bridge->pool->rt);
+}
+
+PyObject *core_bridge_drain(PyObject *op, PyObject *unused)
+{
+    struct core_bridge *bridge = (struct core_bridge *)op;
+    PyObject *loop = core_weak_borrowed(bridge->loop_ref);
+    int rc;
+
+    (void)unused;
+    if (loop == NULL)
+        Py_RETURN_NONE;
+    if (!is_ours(bridge))
+        Py_RETURN_NONE; /* a forked child on its parent's loop: nothing here is its own */
+    Py_INCREF(loop);
+    Py_INCREF(bridge);
+    core_busy_poll_begin(&bridge->busy_poll);
+    do
+        rc = drain(bridge, loop);
+    while (rc == 0 && is_ours(bridge) && has_more(bridge));
     Py_DECREF(bridge);
     Py_DECREF(loop);
     if (rc < 0)

@@ -19,6 +19,7 @@
 
 #include "../redis/rds_job.h"
 #include "core.h"
+#include "busy_poll.h"
 #include "dues.h"
 #include "future.h"
 
@@ -75,6 +76,7 @@ struct core_bridge {
     PyObject *mark;           /* owned, in a drain: what says that its loop runs here */
     struct rt_joblist parked; /* waiting for room, in order */
     struct core_dues dues;    /* deadlines of calls */
+    struct core_busy_poll busy_poll;
     struct core_job *calls;   /* those that are out */
     struct core_job *free;    /* through rds.base.next */
     unsigned free_count;

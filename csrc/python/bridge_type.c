@@ -152,6 +152,7 @@ static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
     }
     if (start_reading(bridge, loop) < 0)
         goto fail;
+    core_busy_poll_init(&bridge->busy_poll, loop, pool->busy_poll);
     bridge->next = pool->bridges;
     pool->bridges = bridge;
     pool->last = bridge;
@@ -294,6 +295,7 @@ static int bridge_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(bridge->pool);
     Py_VISIT(bridge->loop_ref);
+    Py_VISIT(bridge->busy_poll.ready);
     return 0;
 }
 
@@ -315,6 +317,8 @@ static void bridge_dealloc(PyObject *op)
         if (bridge->pool->last == bridge)
             bridge->pool->last = NULL;
         bridge->pool->past_rings += rt_read(&bridge->mailbox->rings);
+        bridge->pool->past_busy_polls += bridge->busy_poll.tries;
+        bridge->pool->past_busy_hits += bridge->busy_poll.hits;
     }
     while (bridge->parked.head != NULL) {
         /* Only cancelled ones: the future of any other holds the loop's. */
@@ -328,6 +332,7 @@ static void bridge_dealloc(PyObject *op)
     }
     core_dues_fini(&bridge->dues);
     rt_mailbox_release(bridge->mailbox);
+    Py_CLEAR(bridge->busy_poll.ready);
     Py_CLEAR(bridge->loop_ref);
     Py_CLEAR(bridge->pool);
     PyObject_GC_Del(op);

@@ -5,7 +5,7 @@
 #include "pool_type.h"
 
 /* The GIL is not kept for longer from call to call: loops have to have it, too. */
-#define HOLD_NS (250 * UINT64_C(1000))
+#define HOLD_NS (250 * RT_US)
 
 /* What a worker keeps of Python. */
 struct guest {

@@ -2,7 +2,7 @@
 
 #include "../runtime/rt_base.h"
 
-#define LOOK_EVERY (UINT64_C(1000) * 1000) /* ns */
+#define LOOK_EVERY RT_MS
 
 /* The value of a module's name, borrowed; NULL for None or nothing. */
 static PyObject *value_of(PyObject *module, PyObject *name)

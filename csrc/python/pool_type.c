@@ -11,6 +11,10 @@
 /* What a call may need: as much as a thread of Python's own has. */
 #define STACK_SIZE ((size_t)8 << 20)
 
+/* Seconds. */
+#define BUSY_POLL 100e-6
+#define BUSY_POLL_MAX 0.01
+
 static int ensure_open(struct core_pool *pool)
 {
     if (pool->rt != NULL)
@@ -82,15 +86,17 @@ static long whole_number(PyObject *value, const char *name, long low, long high)
 static int pool_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "workers",     "queue",    "thread_name_prefix",
-                             "initializer", "initargs", NULL };
+                             "initializer", "initargs", "busy_poll", NULL };
     struct core_pool *pool = (struct core_pool *)op;
     PyObject *workers_arg = NULL, *queue_arg = NULL, *prefix = Py_None, *initializer = Py_None;
     PyObject *initargs = NULL;
     long workers = 4, queue = 65536;
+    double busy_poll = BUSY_POLL;
     int err;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOO!:Pool", names, &workers_arg,
-                                     &queue_arg, &prefix, &initializer, &PyTuple_Type, &initargs))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOO!d:Pool", names, &workers_arg,
+                                     &queue_arg, &prefix, &initializer, &PyTuple_Type, &initargs,
+                                     &busy_poll))
         return -1;
     if (pool->rt != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Pool.__init__() was called already");
@@ -114,6 +120,11 @@ static int pool_init(PyObject *op, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "initializer must be a callable");
         return -1;
     }
+    if (!(busy_poll >= 0 && busy_poll <= BUSY_POLL_MAX)) { /* a NaN neither */
+        PyErr_SetString(PyExc_ValueError, "busy_poll must be between 0 and 0.01 seconds");
+        return -1;
+    }
+    pool->busy_poll = (uint64_t)(busy_poll * 1e9);
     pool->workers = (unsigned)workers;
     pool->queue = (uint32_t)queue;
     err = make_native(pool, &pool->rt);
@@ -419,6 +430,7 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
 {
     struct core_pool *pool = (struct core_pool *)op;
     uint64_t jobs = 0, commands = 0, wakeups, rings, depth, high, loops = 0, waiting = 0;
+    uint64_t polls = pool->past_busy_polls, hits = pool->past_busy_hits;
     uint64_t by_loops;
     PyObject *dict = NULL, *each = NULL, *one = NULL, *result = NULL;
     struct core_bridge *bridge;
@@ -451,6 +463,8 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
     for (bridge = pool->bridges; bridge != NULL; bridge = bridge->next) {
         loops++;
         rings += rt_read(&bridge->mailbox->rings);
+        polls += bridge->busy_poll.tries;
+        hits += bridge->busy_poll.hits;
         depth += bridge->outstanding;
         waiting += bridge->parked.count;
         if (bridge->high_water > high)
@@ -461,6 +475,7 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
         put(dict, "loop_commands", by_loops) < 0 || put(dict, "wakeups", wakeups) < 0 ||
         put(dict, "eventfd_writes", rings) < 0 || put(dict, "queue_limit", pool->queue) < 0 ||
         put(dict, "queue_depth", depth) < 0 || put(dict, "queue_high_water", high) < 0 ||
+        put(dict, "busy_polls", polls) < 0 || put(dict, "busy_poll_hits", hits) < 0 ||
         put(dict, "waiting", waiting) < 0 || put(dict, "loops", loops) < 0 ||
         put(dict, "sources", atomic_load(&pool->rt->poller.count)) < 0 ||
         PyDict_SetItemString(dict, "started",
@@ -603,7 +618,7 @@ static PyMemberDef pool_members[] = {
 
 static PyType_Slot pool_slots[] = {
     { Py_tp_doc, "Pool(workers=4, *, queue=65536, thread_name_prefix='', initializer=None, "
-                 "initargs=())\n--\n\n"
+                 "initargs=(), busy_poll=0.0001)\n--\n\n"
                  "A fixed number of native worker threads, started at first use." },
     { Py_tp_new, pool_new },
     { Py_tp_init, pool_init },

@@ -22,9 +22,11 @@ struct core_pool {
     uint64_t generation;         /* counts forks this object has seen */
     unsigned workers;
     uint32_t queue;
+    uint64_t busy_poll;          /* ns */
     struct core_bridge *bridges; /* borrowed; each takes itself off */
     struct core_bridge *last;    /* borrowed: the one used last */
     uint64_t past_rings;         /* eventfd writes of bridges that are gone */
+    uint64_t past_busy_polls, past_busy_hits; /* the same */
     PyObject *prefix;            /* of its threads' names, or NULL */
     PyObject *initializer;       /* called by each thread before its first call, or NULL */
     PyObject *initargs;          /* a tuple, or NULL */

@@ -140,7 +140,7 @@ void rds_channel_kick(struct rds_channel *channel);
  * Thread: any.  GIL: may be held.  Blocks: no. */
 void rds_channel_hold(struct rds_channel *channel, uint64_t now);
 
-#define RDS_HOLD (200 * UINT64_C(1000)) /* ns */
+#define RDS_HOLD (200 * RT_US)
 
 /* As rds_channel_kick(), for a single command: written through when it is the
  * only one outstanding, and left to the worker otherwise, which is rung once for

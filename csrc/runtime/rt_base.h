@@ -18,6 +18,7 @@
 #include <time.h>
 
 #define RT_NEVER UINT64_MAX
+#define RT_US UINT64_C(1000)
 #define RT_MS UINT64_C(1000000)
 #define RT_SEC UINT64_C(1000000000)
 #define RT_CACHELINE 64

@@ -126,6 +126,7 @@ class Pool:
         thread_name_prefix: str | None = "",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        busy_poll: float = 0.0001,
     ) -> None: ...
     def call(
         self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs

@@ -59,10 +59,13 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
         initializer: called by each worker before its first Python call. If it raises,
             the pool is broken: all its calls raise BrokenThreadPool.
         initargs: the initializer's arguments.
+        busy_poll: for how many seconds an event loop that has sent a command and has
+            nothing else to do looks for the reply before it sleeps, 0 to 0.01. It does
+            so only while replies come that fast, and there is a second CPU. 0: never.
 
     Raises:
-        TypeError: workers or queue is not an int.
-        ValueError: workers or queue is out of range.
+        TypeError: workers or queue is not an int, or busy_poll no number.
+        ValueError: workers, queue or busy_poll is out of range.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
         thread_name_prefix: str = "",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        busy_poll: float = 100e-6,
     ) -> None:
         # Not ThreadPoolExecutor's: nothing of it is used but its name, which asyncio's
         # set_default_executor() asks for.
@@ -83,6 +87,7 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
             thread_name_prefix=thread_name_prefix,
             initializer=initializer,
             initargs=initargs,
+            busy_poll=busy_poll,
         )
 
     def with_timeout(
@@ -199,6 +204,7 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
             A dict of counters: ``workers``, ``started``, ``jobs`` (run by workers),
             ``commands`` (replies matched), ``loop_commands`` (of them by the loops' own
             threads), ``wakeups`` (workers woken), ``eventfd_writes`` (loops told),
+            ``busy_polls`` and ``busy_poll_hits`` (looks for a reply before a sleep),
             ``queue_limit``, ``queue_depth`` and ``queue_high_water`` (calls under way),
             ``waiting`` (for room), ``loops``, ``sources`` (connections watched) and
             ``per_worker``, a list with ``name``, ``jobs``, ``commands``, ``batches`` and

@@ -33,9 +33,8 @@ NAMES = (
 word = st.binary(max_size=6)
 # As Redis has them, and nearly so.
 fields = st.none() | st.lists(word, max_size=5)
-entry = st.none() | st.builds(
-    lambda name, pairs, more: [name, pairs, *more], word, fields, st.lists(st.integers(0, 9), max_size=2)
-)
+more = st.lists(st.integers(0, 9), max_size=2)
+entry = st.none() | st.builds(lambda name, pairs, rest: [name, pairs, *rest], word, fields, more)
 entries = st.none() | st.lists(entry, max_size=3)
 streams = st.one_of(
     entries,

@@ -16,7 +16,7 @@ STATS = {
 }  # fmt: skip
 POOL_STATS = {
     "workers", "started", "jobs", "commands", "wakeups", "eventfd_writes", "queue_limit",
-    "queue_depth", "queue_high_water", "per_worker", "loops",
+    "queue_depth", "queue_high_water", "per_worker", "loops", "busy_polls", "busy_poll_hits",
 }  # fmt: skip
 WORKER_STATS = {"name", "jobs", "commands", "batches", "wakeups"}
 
