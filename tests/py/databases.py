@@ -137,6 +137,7 @@ class Postgres(Database):
             "unix_socket_directories": str(self.dir),
             "fsync": "off",
             "max_connections": "50",
+            "max_prepared_transactions": "4",
             "shared_buffers": "16MB",
         }
         command = [f"{folder[-1]}/postgres", "-D", "data"]

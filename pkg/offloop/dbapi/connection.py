@@ -6,6 +6,7 @@ import asyncio
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future as ExecutorFuture
 from contextlib import suppress
 from itertools import islice
 from types import ModuleType, TracebackType
@@ -43,7 +44,7 @@ class Connection:
         self._prefetch = maker.offload.prefetch
         self._raw: Any = None
         self._gone = False  # the driver's connection was closed; workers say so
-        self._closing: Coroutine[Any, Any, None] | None = None
+        self._closing: Coroutine[Any, Any, None] | ExecutorFuture[None] | None = None
         self._cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()  # if the driver is tidy
         self._transactions: list[Transaction] = []
         # Of a pool of connections: when it was made and used last, and whether it has to
@@ -101,7 +102,17 @@ class Connection:
         if self._closing is None:
             self._closing = self._lane.call(self._shut)
         # Whoever waits may be cancelled; the connection is closed all the same.
-        await asyncio.shield(self._closing)
+        if isinstance(self._closing, ExecutorFuture):
+            await asyncio.shield(asyncio.wrap_future(self._closing))
+        else:
+            await asyncio.shield(self._closing)
+
+    def terminate(self) -> None:
+        """Finish what is under way and close, and wait for nothing. Thread: any, with or
+        without an event loop."""
+        if self._closing is None and self._raw is not None:
+            with suppress(RuntimeError):  # the pool is closed
+                self._closing = self._lane.submit(self._shut_quietly)
 
     async def __aenter__(self) -> Connection:
         return self

@@ -1,8 +1,7 @@
-"""An asynchronous dialect for SQLAlchemy: ``create_async_engine("sqlite+offloop:///app.db")``.
+"""SQLite: ``create_async_engine("sqlite+offloop:///app.db")``.
 
 It is SQLAlchemy's own dialect for aiosqlite, on its greenlet adapter, with
-`offloop.dbapi.aiosqlite` in aiosqlite's place. Installing offloop makes it known to
-SQLAlchemy; `register` does so where offloop is not installed, as in a source tree.
+`offloop.dbapi.aiosqlite` in aiosqlite's place.
 
 In the URL's query, or in ``connect_args``, are what `offloop.dbapi.aiosqlite.connect`
 takes; ``connect_args={"pool": pool}`` has connections share an `offloop.Pool`.
@@ -13,21 +12,17 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.aiosqlite import (
     AsyncAdapt_aiosqlite_connection,
     AsyncAdapt_aiosqlite_dbapi,
     SQLiteDialect_aiosqlite,
 )
-from sqlalchemy.util import concurrency
 
 import offloop
 from offloop.dbapi import aiosqlite
+from offloop.dbapi.sqlalchemy.adapter import wait
 
-__all__ = ["SQLiteDialect_offloop", "register"]
-
-# Its name in SQLAlchemy 2.1, and before.
-_await: Any = getattr(concurrency, "await_", None) or concurrency.await_only
+__all__ = ["SQLiteDialect_offloop"]
 
 
 class _Connection(AsyncAdapt_aiosqlite_connection):
@@ -43,7 +38,14 @@ class _Connection(AsyncAdapt_aiosqlite_connection):
     @isolation_level.setter
     def isolation_level(self, value: Any) -> None:
         try:
-            _await(self._connection.set_isolation_level(value))
+            wait(self._connection.set_isolation_level(value))
+        except Exception as error:
+            self._handle_exception(error)
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """A cursor; SQLAlchemy 2.0 takes its errors as they are."""
+        try:
+            return super().cursor(*args, **kwargs)
         except Exception as error:
             self._handle_exception(error)
 
@@ -59,7 +61,7 @@ class _Connection(AsyncAdapt_aiosqlite_connection):
         if self._connection.closed:
             return
         try:
-            _await(getattr(self._connection, name)())
+            wait(getattr(self._connection, name)())
         except Exception as error:
             self._handle_exception(error)
 
@@ -71,7 +73,7 @@ class _Module(AsyncAdapt_aiosqlite_dbapi):
         """Connect, inside of SQLAlchemy's greenlet."""
         creator = kwargs.pop("async_creator_fn", None)
         connection = (creator or aiosqlite.connect)(*args, **kwargs)
-        return _Connection(self, _await(connection))
+        return _Connection(self, wait(connection))
 
 
 class SQLiteDialect_offloop(SQLiteDialect_aiosqlite):
@@ -92,8 +94,3 @@ class SQLiteDialect_offloop(SQLiteDialect_aiosqlite):
 
 #: As SQLAlchemy's registry asks for it.
 dialect = SQLiteDialect_offloop
-
-
-def register() -> None:
-    """Make ``sqlite+offloop`` known to SQLAlchemy."""
-    registry.register("sqlite.offloop", "offloop.dbapi.sqlalchemy", "SQLiteDialect_offloop")
