@@ -60,6 +60,7 @@ struct core_bridge {
     struct core_state *st;
     struct core_pool *pool;   /* owned */
     PyObject *loop_ref;       /* weak reference */
+    PyObject *reader_ref;     /* weak reference to the loop's callback, or NULL */
     struct rt_mailbox *mailbox;
     struct core_bridge *next; /* in the pool's list */
     struct core_bridge *next_orphan;

@@ -76,29 +76,8 @@ static struct core_bridge *find(struct core_pool *pool, PyObject *loop)
     return NULL;
 }
 
-static int start_reading(struct core_bridge *bridge, PyObject *loop)
-{
-    PyObject *fd = PyLong_FromLong(bridge->mailbox->fd), *call = NULL, *done = NULL;
-    PyObject *debug = NULL;
-
-    if (fd != NULL)
-        call = PyObject_GetAttrString((PyObject *)bridge, "_drain");
-    if (call != NULL)
-        done = PyObject_CallMethodObjArgs(loop, bridge->st->native.str_add_reader, fd, call, NULL);
-    if (done != NULL)
-        debug = PyObject_CallMethodNoArgs(loop, bridge->st->names.get_debug);
-    if (debug != NULL)
-        bridge->debug = PyObject_IsTrue(debug) == 1;
-    bridge->reading = done != NULL;
-    Py_XDECREF(debug);
-    Py_XDECREF(done);
-    Py_XDECREF(call);
-    Py_XDECREF(fd);
-    return debug == NULL ? -1 : 0;
-}
-
-/* A loop was collected: what came home for it, and later, is dropped. */
-static PyObject *loop_died(PyObject *pool_ref, PyObject *unused)
+/* A loop was closed or collected: what came home for it, and later, is dropped. */
+static PyObject *loop_ended(PyObject *pool_ref, PyObject *unused)
 {
     struct core_pool *pool = (struct core_pool *)core_weak_borrowed(pool_ref);
 
@@ -111,20 +90,47 @@ static PyObject *loop_died(PyObject *pool_ref, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyMethodDef loop_died_def = { "_loop_died", loop_died, METH_O, NULL };
+static PyMethodDef loop_ended_def = { "_loop_ended", loop_ended, METH_O, NULL };
 
-/* Its callback knows the pool by a weak reference: the bridge keeps the pool. */
-static PyObject *make_loop_ref(struct core_pool *pool, PyObject *loop)
+/* A weak reference to what ends with the loop.  Its callback knows the pool by a weak
+ * reference: the bridge keeps the pool. */
+static PyObject *make_end_ref(struct core_pool *pool, PyObject *thing)
 {
     PyObject *pool_ref = PyWeakref_NewRef((PyObject *)pool, NULL), *callback = NULL, *ref = NULL;
 
     if (pool_ref != NULL)
-        callback = PyCFunction_New(&loop_died_def, pool_ref);
+        callback = PyCFunction_New(&loop_ended_def, pool_ref);
     if (callback != NULL)
-        ref = PyWeakref_NewRef(loop, callback);
+        ref = PyWeakref_NewRef(thing, callback);
     Py_XDECREF(callback);
     Py_XDECREF(pool_ref);
     return ref;
+}
+
+/* The loop alone keeps the callback, and lets go of it when it is closed.  That is
+ * watched, for what is home by then and was never looked at: nothing else would come
+ * to look, as the job's future keeps the loop from being collected. */
+static int start_reading(struct core_bridge *bridge, PyObject *loop)
+{
+    PyObject *fd = PyLong_FromLong(bridge->mailbox->fd), *call = NULL, *done = NULL;
+    PyObject *debug = NULL;
+
+    if (fd != NULL)
+        call = PyObject_GetAttrString((PyObject *)bridge, "_drain");
+    if (call != NULL)
+        Py_XSETREF(bridge->reader_ref, make_end_ref(bridge->pool, call));
+    if (call != NULL && bridge->reader_ref != NULL)
+        done = PyObject_CallMethodObjArgs(loop, bridge->st->native.str_add_reader, fd, call, NULL);
+    if (done != NULL)
+        debug = PyObject_CallMethodNoArgs(loop, bridge->st->names.get_debug);
+    if (debug != NULL)
+        bridge->debug = PyObject_IsTrue(debug) == 1;
+    bridge->reading = done != NULL;
+    Py_XDECREF(debug);
+    Py_XDECREF(done);
+    Py_XDECREF(call);
+    Py_XDECREF(fd);
+    return debug == NULL ? -1 : 0;
 }
 
 static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
@@ -141,7 +147,7 @@ static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
     bridge->st = core_state_hold(pool->st);
     bridge->pool = (struct core_pool *)Py_NewRef(pool);
     rt_joblist_init(&bridge->parked);
-    bridge->loop_ref = make_loop_ref(pool, loop);
+    bridge->loop_ref = make_end_ref(pool, loop);
     PyObject_GC_Track(bridge);
     if (bridge->loop_ref == NULL)
         goto fail;
@@ -296,6 +302,7 @@ static int bridge_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(bridge->pool);
     Py_VISIT(bridge->loop_ref);
     Py_VISIT(bridge->busy_poll.ready);
+    Py_VISIT(bridge->reader_ref);
     return 0;
 }
 
@@ -334,6 +341,7 @@ static void bridge_dealloc(PyObject *op)
     rt_mailbox_release(bridge->mailbox);
     Py_CLEAR(bridge->busy_poll.ready);
     Py_CLEAR(bridge->loop_ref);
+    Py_CLEAR(bridge->reader_ref);
     Py_CLEAR(bridge->pool);
     PyObject_GC_Del(op);
     Py_DECREF(type);

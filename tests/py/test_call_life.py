@@ -62,6 +62,35 @@ def test_results_for_a_closed_loop_are_dropped(keep_loop: bool) -> None:
     run(pool.aclose())
 
 
+@pytest.mark.parametrize("lane", [False, True])
+def test_results_that_came_before_the_loop_was_closed_are_dropped(lane: bool) -> None:
+    """They are home, and the loop never looks for them."""
+    pool = offloop.Pool(1)
+    way = pool.lane() if lane else pool
+    gate = threading.Event()
+    refs = []
+
+    def work() -> Thing:
+        gate.wait(50)
+        result = Thing()
+        refs.append(weakref.ref(result))
+        return result
+
+    async def main() -> None:
+        way.call(work)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    gate.set()
+    assert not settle(lambda: not refs or pool._busy)
+    time.sleep(0.01)  # it is posted after the pool counts it
+    loop.close()
+    gc.collect()
+    assert not settle(lambda: [ref for ref in refs if ref() is not None], 5)
+    del loop
+    run(pool.aclose())
+
+
 def test_one_pool_many_loops_and_threads() -> None:
     pool = offloop.Pool(3)
 
