@@ -34,6 +34,7 @@ from redis.observability import providers
 from offloop import _core
 from offloop.pool import Pool
 from offloop.redis.connection import AbstractConnection, ConnectionPool, NativeChannel, adopt
+from offloop.redis.locks import LoopsLock
 from offloop.redis.methods import native_methods
 from offloop.redis.modules import JSON, Search, TimeSeries
 from offloop.redis.pipeline import NativePipeline
@@ -141,6 +142,9 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
         if given is not None and (workers is not None or pool is not None):
             raise ValueError("workers= and pool= belong to the connection pool that is given")
         super().__init__(**kwargs)
+        # redis-py's belong to the first loop that has to wait.
+        self._single_conn_lock: Any = LoopsLock()
+        self._usage_lock: Any = LoopsLock()
         if given is None:
             adopt(self.connection_pool, workers, pool, own_retry="retry" in kwargs)
 

@@ -32,6 +32,7 @@ from offloop.redis.held import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
+from offloop.redis.locks import LoopsCondition, LoopsLock
 from offloop.redis.options import channel_options, is_native
 from offloop.redis.retries import Retries
 
@@ -111,6 +112,8 @@ class NativeChannel:
     _offloop_own_retry: bool = False  # the program gave its Retry: it decides for writes too
     _offloop_declined: dict[str, Any] | None = None  # what redis-py connects with itself
     _offloop_tasks: set[asyncio.Task[None]]
+    _lock: Any
+    _condition: Any
 
     def _configure(self, workers: int | None, pool: Pool | None) -> None:
         if pool is not None and workers is not None:
@@ -123,6 +126,12 @@ class NativeChannel:
         self._offloop_shared = pool
         self._offloop_tasks = set()
         self._offloop_own_retry = self.connection_kwargs.get("retry") is not None
+        self._lock = LoopsLock()  # redis-py's belong to the first loop that has to wait
+        if isinstance(self, base.BlockingConnectionPool):
+            self._condition = LoopsCondition()
+        dispatcher: Any = self._event_dispatcher  # type: ignore[attr-defined]
+        if getattr(dispatcher, "_async_lock", dispatcher) is None:  # it was not used yet
+            dispatcher._async_lock = LoopsLock()
 
     @classmethod
     def from_url(cls: type[_PoolT], url: str, **kwargs: Any) -> _PoolT:
