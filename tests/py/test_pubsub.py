@@ -12,6 +12,7 @@ import pytest
 import redis.asyncio as peer
 import redis.asyncio.connection as theirs
 from driving import end, outcome, until, within
+from proxy import Proxy
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.exceptions import ConnectionError, PubSubError
@@ -361,3 +362,47 @@ async def test_subscribed_when_it_says_so(server: Server) -> None:
             await pubsub.subscribe("c")
             assert await client.publish("c", number) == 1
             await pubsub.aclose()
+
+
+# name: how to subscribe, to leave, and to publish there
+KINDS = {
+    "channel": ("subscribe", "unsubscribe", "publish"),
+    "pattern": ("psubscribe", "punsubscribe", "publish"),
+    "shard": ("ssubscribe", "sunsubscribe", "spublish"),
+}
+
+
+@pytest.mark.parametrize("broken", ["before it is sent", "before it is confirmed"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_unsubscribed_for_good(server: Server, proxy: Proxy, kind: str, broken: str) -> None:
+    """Also when the connection breaks meanwhile: not subscribed to again with the others."""
+    join, leave, publish = KINDS[kind]
+    client = aioredis.Redis(host="127.0.0.1", port=proxy.port)
+    pubsub = client.pubsub()
+
+    async def until_said(what: str, channel: bytes) -> None:
+        found: Any = {"type": None, "channel": None}
+        while (found["type"], found["channel"]) != (what, channel):
+            found = await _next(pubsub)
+            assert found is not None, f"never: {what} {channel!r}"
+
+    await getattr(pubsub, join)("a", "b")
+    await until_said(join, b"b")
+    if broken == "before it is sent":
+        proxy.cut()
+        await getattr(pubsub, leave)("a")
+    else:
+        proxy.hold(True)
+        await getattr(pubsub, leave)("a")
+        await until(lambda: server.calls(leave) > 0)
+        proxy.cut()
+        proxy.hold(False)
+    await until_said(leave, b"a")
+    for _ in range(2):
+        assert server.cmd(publish, "a", "x") == 0
+        proxy.cut()
+        await until_said(join, b"b")
+    assert server.cmd(publish, "b", "x") == 1
+    assert (await _next(pubsub))["data"] == b"x"
+    await pubsub.aclose()
+    await client.aclose()

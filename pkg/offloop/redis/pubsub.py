@@ -45,6 +45,22 @@ class PubSub(base.PubSub):
     pending_unsubscribe_patterns = MadeWhenUsed()
     pending_unsubscribe_shard_channels = MadeWhenUsed()
 
+    async def on_connect(self, connection: Any) -> None:
+        """Subscribe again, and ask again to be let off what was not confirmed before.
+
+        redis-py forgets that it asked: the channel would be subscribed to for good.
+        """
+        channels = list(self.pending_unsubscribe_channels)
+        patterns = list(self.pending_unsubscribe_patterns)
+        shards = list(self.pending_unsubscribe_shard_channels)
+        await super().on_connect(connection)
+        if channels:
+            await self.unsubscribe(*channels)
+        if patterns:
+            await self.punsubscribe(*patterns)
+        if shards:
+            await self.sunsubscribe(*shards)
+
     async def get_message(
         self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0
     ) -> Any:
