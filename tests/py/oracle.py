@@ -19,6 +19,9 @@ NESTED = "return {ARGV[1], {ARGV[1], tonumber(ARGV[1])}}"
 # What a command may end in besides its own reply while connections are cut.
 ACCEPTED = (ConnectionError, TimeoutError, asyncio.TimeoutError)
 
+# In place of a reply that never came.
+NOTHING = object()
+
 
 class Oracle:
     """One loop's share: `await Oracle(...).run(tasks)`, then look at wrong and seen."""
@@ -71,6 +74,18 @@ class Oracle:
 
     async def _ask(self, make: Any, expected: Any) -> bool:
         """One command; True when it was answered (rightly)."""
+        value = await self._reply(make, f"{expected!r:.60}")
+        if value is NOTHING:
+            return False
+        if value != expected or type(value) is not type(expected):
+            self.wrong.append(f"{expected!r:.60} was answered {value!r:.60}")
+        return True
+
+    async def _reply(self, make: Any, what: str, also: tuple[type[BaseException], ...] = ()) -> Any:
+        """What it was answered; NOTHING where it was cancelled, given up or lost.
+
+        `also` are errors that this one may end in besides those that any may.
+        """
         try:
             value = await self._drive(make)
         except asyncio.CancelledError:
@@ -78,20 +93,18 @@ class Oracle:
             current = asyncio.current_task()
             if current is not None and getattr(current, "cancelling", int)():
                 raise
-            return False
-        except ACCEPTED as error:
+            return NOTHING
+        except (*ACCEPTED, *also) as error:
             self.seen[type(error).__name__] += 1
-            return False
+            return NOTHING
         except Exception as error:
-            self.wrong.append(f"{expected!r:.60} ended in {error!r}: {error}")
-            return False
+            self.wrong.append(f"{what} ended in {error!r}: {error}")
+            return NOTHING
         if value is _GAVE_UP:
             self.seen["given up"] += 1
-            return False
+            return NOTHING
         self.seen["answered"] += 1
-        if value != expected or type(value) is not type(expected):
-            self.wrong.append(f"{expected!r:.60} was answered {value!r:.60}")
-        return True
+        return value
 
     async def _drive(self, make: Any) -> Any:
         if self.random.random() >= self.cancels:

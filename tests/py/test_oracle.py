@@ -34,6 +34,8 @@ class Chaos(threading.Thread):
     Not by the clock alone: on a slow machine nothing would ever be answered.
     """
 
+    reach = 300_000  # reply bytes, at most, before the proxy cuts a connection
+
     def __init__(
         self, server: Server, proxy: Proxy, seed: int, answered: Callable[[], int]
     ) -> None:
@@ -46,17 +48,21 @@ class Chaos(threading.Thread):
         self.killed = 0
 
     def run(self) -> None:
-        self.proxy.cut_after(1, 300_000, self.random.randrange(1 << 30))
+        self.proxy.cut_after(1, self.reach, self.random.randrange(1 << 30))
         goal = 0
         while not self.over.wait(self.random.random() * 0.1):
             if self.answered() < goal:
                 continue
             goal = self.answered() + 200
-            if self.random.random() < 0.5:
-                self.killed += self.server.kill_clients()
-            else:
-                self.proxy.cut()
+            self.strike()
         self.proxy.no_cuts()
+
+    def strike(self) -> None:
+        """Do some harm."""
+        if self.random.random() < 0.5:
+            self.killed += self.server.kill_clients()
+        else:
+            self.proxy.cut()
 
 
 def answered(oracles: Iterable[Oracle]) -> int:
