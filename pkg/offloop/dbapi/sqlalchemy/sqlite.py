@@ -10,7 +10,7 @@ takes; ``connect_args={"pool": pool}`` has connections share an `offloop.Pool`.
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy.dialects.sqlite.aiosqlite import (
     AsyncAdapt_aiosqlite_connection,
@@ -23,6 +23,10 @@ from offloop.dbapi import aiosqlite
 from offloop.dbapi.sqlalchemy.adapter import wait
 
 __all__ = ["SQLiteDialect_offloop"]
+
+
+# What the drop-in says of a connection that is closed.
+_CLOSED = ("no active connection", "Connection closed")
 
 
 class _Connection(AsyncAdapt_aiosqlite_connection):
@@ -42,12 +46,12 @@ class _Connection(AsyncAdapt_aiosqlite_connection):
         except Exception as error:
             self._handle_exception(error)
 
-    def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        """A cursor; SQLAlchemy 2.0 takes its errors as they are."""
-        try:
-            return super().cursor(*args, **kwargs)
-        except Exception as error:
-            self._handle_exception(error)
+    def _handle_exception(self, error: Exception) -> NoReturn:
+        # As SQLAlchemy knows it, 2.0 too, for a connection that has to be replaced.
+        if isinstance(error, ValueError) and str(error) in _CLOSED:
+            raise sqlite3.OperationalError(_CLOSED[0]) from error
+        super()._handle_exception(error)
+        raise error
 
     def rollback(self) -> None:
         """Roll back, unless it was closed."""
