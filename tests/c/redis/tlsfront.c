@@ -152,9 +152,13 @@ static bool would_block(void)
 static bool waits(struct peer_thread *p, int result)
 {
     int kind = SSL_get_error(p->ssl, result);
+    const char *reason = ERR_reason_error_string(ERR_peek_error());
 
     p->wants_read = kind == SSL_ERROR_WANT_READ;
     p->wants_write = kind == SSL_ERROR_WANT_WRITE;
+    if (kind == SSL_ERROR_SSL || kind == SSL_ERROR_SYSCALL) /* shown where a test fails */
+        fprintf(stderr, "    front: SSL error %d, errno %d, %s\n", kind, errno,
+                reason != NULL ? reason : "no reason");
     return p->wants_read || p->wants_write;
 }
 
@@ -195,6 +199,7 @@ static bool stir(struct peer_thread *p)
         p->since = 0;
         atomic_fetch_add(&front->renegotiations, 1);
         need(SSL_renegotiate(p->ssl) == 1, "renegotiate");
+        ERR_clear_error(); /* or SSL_get_error() may tell of an older one */
         result = SSL_do_handshake(p->ssl);
         return result == 1 || waits(p, result);
     }
