@@ -421,7 +421,6 @@ static int drain(struct core_bridge *bridge, PyObject *loop)
             kick_held(bridge);
         if (rc < 0 || ++handled >= DRAIN_MAX) {
             rt_mailbox_again(bridge->mailbox);
-            bridge->busy_poll.sent = false; /* the loop has its turn first */
             break;
         }
     }
@@ -429,6 +428,8 @@ static int drain(struct core_bridge *bridge, PyObject *loop)
         rc = core_dues_expire(&w, bridge);
     if (rc == 0 && bridge->parked.head != NULL)
         rc = unpark(&w, bridge);
+    if (handled >= DRAIN_MAX)
+        bridge->busy_poll.sent = false; /* the loop has its turn first */
     if (--bridge->draining == 0)
         Py_CLEAR(bridge->mark);
     kick_held(bridge);
