@@ -437,12 +437,11 @@ static int drain(struct core_bridge *bridge, PyObject *loop)
     return rc;
 }
 
-/* Whether more has come home by now.  Not with calls out: for the GIL we would wait for
- * the worker that has just made the result. */
+/* Whether more has come home by now. */
 static bool has_more(struct core_bridge *bridge)
 {
     return bridge->draining == 0 && bridge->outstanding > bridge->waiting &&
-           bridge->calls == NULL && core_busy_poll(&bridge->busy_poll, bridge->mailbox->fd);
+           core_busy_poll(&bridge->busy_poll, bridge->mailbox->fd, bridge->calls != NULL);
 }
 
 /* Whether it is this process's, and its loop still has it: the steps of tasks may have

@@ -158,7 +158,7 @@ static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
     }
     if (start_reading(bridge, loop) < 0)
         goto fail;
-    core_busy_poll_init(&bridge->busy_poll, loop, pool->busy_poll);
+    core_busy_poll_init(&bridge->busy_poll, loop, pool->rt->busy_poll);
     bridge->next = pool->bridges;
     pool->bridges = bridge;
     pool->last = bridge;

@@ -1,21 +1,12 @@
 #include "busy_poll.h"
 
 #include <poll.h>
-#include <sched.h>
 
 #include "../runtime/rt_base.h"
 
+#define PAUSE_MAX 64
+#define LONGER 3 /* times, after a pause */
 #define TURN_NS (300 * RT_US) /* then timers and sockets have their turn */
-#define SCORE_MAX 8
-#define PAUSE_MAX 1024
-
-static bool has_two_cpus(void)
-{
-    cpu_set_t set;
-
-    /* With more CPUs than the set has room for the call fails. */
-    return sched_getaffinity(0, sizeof set, &set) != 0 || CPU_COUNT(&set) > 1;
-}
 
 /* The descriptor of the loop's selector, or -1; no exception is set. */
 static int selector_of(PyObject *loop)
@@ -37,8 +28,8 @@ void core_busy_poll_init(struct core_busy_poll *bp, PyObject *loop, uint64_t lim
 {
     memset(bp, 0, sizeof *bp);
     bp->limit = limit;
-    bp->score = SCORE_MAX;
-    bp->selector = limit > 0 && has_two_cpus() ? selector_of(loop) : -1;
+    rt_habit_init(&bp->habit, PAUSE_MAX);
+    bp->selector = limit > 0 ? selector_of(loop) : -1;
     if (bp->selector < 0)
         return;
     bp->ready = PyObject_GetAttrString(loop, "_ready");
@@ -69,38 +60,14 @@ static bool is_worth(struct core_busy_poll *bp)
     if (bp->ready == NULL || !bp->sent)
         return false;
     bp->sent = false;
-    if (bp->score < 0 && bp->skip > 0) {
-        bp->skip--;
-        return false;
-    }
-    return true;
+    return rt_habit_tries(&bp->habit);
 }
 
-/* What a try that took so many ns was worth. */
-static void learn(struct core_busy_poll *bp, bool hit, uint64_t took)
-{
-    bp->hits += hit;
-    if (hit && took <= bp->limit / 2) {
-        if (bp->score < SCORE_MAX)
-            bp->score++;
-        bp->pause = 0;
-        return;
-    }
-    if (bp->score >= 0)
-        bp->score -= hit ? 1 : 2;
-    if (bp->score < 0) {
-        bp->pause = bp->pause == 0 ? 1 : 2 * bp->pause;
-        if (bp->pause > PAUSE_MAX)
-            bp->pause = PAUSE_MAX;
-        bp->skip = bp->pause;
-    }
-}
-
-bool core_busy_poll(struct core_busy_poll *bp, int fd)
+bool core_busy_poll(struct core_busy_poll *bp, int fd, bool calls)
 {
     struct pollfd fds[2] = { { .fd = fd, .events = POLLIN },
                              { .fd = bp->selector, .events = POLLIN } };
-    uint64_t began, now, end;
+    uint64_t began, now, limit = bp->limit;
     int found = 0;
     bool hit;
 
@@ -109,16 +76,25 @@ bool core_busy_poll(struct core_busy_poll *bp, int fd)
     began = now = rt_now();
     if (began - bp->turn > TURN_NS)
         return false;
-    end = began + bp->limit;
+    /* A worker that sleeps has to be woken first, to be found awake from then on. */
+    if (calls && bp->habit.pause != 0)
+        limit *= LONGER;
     bp->tries++;
+    atomic_store_explicit(&bp->place, CORE_LOOKS, memory_order_relaxed);
     Py_BEGIN_ALLOW_THREADS
-    while (found == 0 && now < end) {
+    atomic_store_explicit(&bp->place, CORE_LOOKS_WITHOUT_GIL, memory_order_relaxed);
+    while (found == 0 && now - began < limit) {
         found = poll(fds, 2, 0);
         now = rt_now();
     }
+    /* The selector has the mailbox, too: it may have come between the two looks. */
+    if (found > 0 && fds[0].revents == 0)
+        (void)poll(fds, 1, 0);
+    atomic_store_explicit(&bp->place, CORE_ELSEWHERE, memory_order_relaxed);
     Py_END_ALLOW_THREADS
     hit = found > 0 && fds[0].revents != 0;
+    bp->hits += hit;
     if (hit || found <= 0)
-        learn(bp, hit, rt_now() - began);
+        rt_habit_learn(&bp->habit, hit, rt_now() - began <= bp->limit / 2);
     return hit;
 }

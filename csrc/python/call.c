@@ -184,6 +184,7 @@ static void run_call(struct rt_job *base, struct rt_worker *worker)
     struct core_job *job = core_job_of(base);
     struct core_pool *pool = job->bridge->pool;
 
+    core_host_meet(worker, &job->bridge->busy_poll);
     if (!core_host_enter(worker, pool)) {
         rt_pool_complete(base, RT_ECLOSED);
         return;
@@ -194,6 +195,8 @@ static void run_call(struct rt_job *base, struct rt_worker *worker)
         core_call_invoke(job->call);
         if (job->call->raised)
             job->call->outcome = tame(job->call->outcome);
+        /* A loop that looks for results has the next call ready soon. */
+        worker->expects = core_busy_poll_place(&job->bridge->busy_poll) != CORE_ELSEWHERE;
         rt_worker_finish(worker, base, RT_OK);
         core_host_share(worker);
     }

@@ -7,6 +7,9 @@
 /* The GIL is not kept for longer from call to call: loops have to have it, too. */
 #define HOLD_NS (250 * RT_US)
 
+#define PAUSE_MAX 64
+#define MEET_NS (30 * RT_US) /* a loop's step after it has made a call */
+
 /* What a worker keeps of Python. */
 struct guest {
     struct core_host *host;
@@ -15,6 +18,7 @@ struct guest {
     bool known;       /* it was introduced to Python */
     uint64_t entered; /* when the GIL was taken */
     uint64_t computed; /* what the thread had computed then, in ns */
+    struct rt_habit meeting; /* waits for a loop to let go of the GIL */
 };
 
 static uint64_t computed_here(void)
@@ -154,6 +158,7 @@ static struct guest *make_guest(struct core_host *host)
         return NULL;
     }
     guest->host = host;
+    rt_habit_init(&guest->meeting, PAUSE_MAX);
     atomic_fetch_add_explicit(&host->refs, 1, memory_order_relaxed);
     return guest;
 }
@@ -180,6 +185,22 @@ static void introduce(struct rt_worker *worker, struct guest *guest, struct core
         pool->broken = true;
     Py_XDECREF(well);
     Py_DECREF(adopt);
+}
+
+void core_host_meet(struct rt_worker *worker, const struct core_busy_poll *loop)
+{
+    struct guest *guest = worker->guest;
+    uint64_t began, now;
+    bool met;
+
+    if (!worker->watched || worker->held || guest == NULL || !rt_habit_tries(&guest->meeting))
+        return;
+    began = now = rt_now();
+    while (!(met = core_busy_poll_place(loop) == CORE_LOOKS_WITHOUT_GIL) && now - began < MEET_NS) {
+        rt_pause();
+        now = rt_now();
+    }
+    rt_habit_learn(&guest->meeting, met, true);
 }
 
 bool core_host_enter(struct rt_worker *worker, struct core_pool *pool)

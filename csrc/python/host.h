@@ -20,6 +20,7 @@
 
 #include "../runtime/rt_worker.h"
 #include "baton.h"
+#include "busy_poll.h"
 #include "core.h"
 
 struct core_pool;
@@ -40,6 +41,11 @@ struct core_host {
 /* The host of an interpreter's pools, or NULL with MemoryError set. */
 struct core_host *core_host_new(void);
 void core_host_drop(struct core_host *host);
+
+/* Wait for a moment until the loop that has just made the call has let go of the GIL and
+ * looks for the result: to sleep for the GIL, and be woken, takes longer.  Only for a worker that looked
+ * out for the call; others come when the loop sleeps. */
+void core_host_meet(struct rt_worker *worker, const struct core_busy_poll *loop);
 
 /* Have the worker hold the GIL, with its own thread state.  The first time it is
  * given its name, and pool's initializer is called.  False: the gate is shut, or

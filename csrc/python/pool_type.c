@@ -27,9 +27,11 @@ static int make_native(struct core_pool *pool, struct rt_pool **out)
 {
     int err = rt_pool_new(pool->workers, pool->queue, out);
 
-    if (err == RT_OK)
-        rt_pool_set_host(*out, &pool->st->native.host->rt, STACK_SIZE);
-    return err;
+    if (err != RT_OK)
+        return err;
+    rt_pool_set_host(*out, &pool->st->native.host->rt, STACK_SIZE);
+    rt_pool_set_busy_poll(*out, pool->busy_poll);
+    return RT_OK;
 }
 
 int core_pool_check_fork(struct core_pool *pool)
@@ -420,7 +422,9 @@ static PyObject *worker_stats(const struct rt_worker *worker)
         put(dict, "jobs", rt_read(&stats->jobs)) < 0 ||
         put(dict, "commands", rt_read(&stats->commands)) < 0 ||
         put(dict, "batches", rt_read(&stats->batches)) < 0 ||
-        put(dict, "wakeups", rt_read(&stats->wakeups)) < 0)
+        put(dict, "wakeups", rt_read(&stats->wakeups)) < 0 ||
+        put(dict, "busy_polls", rt_read(&stats->polls)) < 0 ||
+        put(dict, "busy_poll_hits", rt_read(&stats->poll_hits)) < 0)
         Py_CLEAR(dict);
     Py_XDECREF(name);
     return dict;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -10,6 +11,8 @@
 #else
 #define STACK_SIZE ((size_t)256 << 10)
 #endif
+
+#define PAUSE_MAX 8 /* calls in a row after which a worker does not look for the next */
 
 /* Forks seen by this process, counted in each child.  The one number that is
  * not part of an object: a child must recognise what it inherited. */
@@ -46,6 +49,7 @@ int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out)
     memset(pool->workers, 0, (workers + 1) * sizeof *pool->workers);
     for (i = 0; i <= workers; i++) {
         rt_event_init(&pool->workers[i].event);
+        rt_habit_init(&pool->workers[i].watching, PAUSE_MAX);
         rt_stack_init(&pool->workers[i].inbox);
         pool->workers[i].pool = pool;
         pool->workers[i].index = i;
@@ -78,6 +82,19 @@ void rt_pool_set_host(struct rt_pool *pool, const struct rt_host *host, size_t s
     pool->host = host;
     if (stack_size > pool->stack_size)
         pool->stack_size = stack_size;
+}
+
+static bool has_two_cpus(void)
+{
+    cpu_set_t set;
+
+    /* With more CPUs than the set has room for the call fails. */
+    return sched_getaffinity(0, sizeof set, &set) != 0 || CPU_COUNT(&set) > 1;
+}
+
+void rt_pool_set_busy_poll(struct rt_pool *pool, uint64_t limit)
+{
+    pool->busy_poll = has_two_cpus() ? limit : 0;
 }
 
 void rt_pool_ref(struct rt_pool *pool)
@@ -167,8 +184,7 @@ bool rt_pool_somebody_idle(const struct rt_pool *pool)
     return false;
 }
 
-/* There is a job: see to it that somebody comes. */
-static void call_worker(struct rt_pool *pool)
+void rt_pool_call_worker(struct rt_pool *pool)
 {
     do {
         /* Partner: the exchange in rt_pool_take(), and the idle bit in rt_worker.c. */
@@ -222,7 +238,7 @@ int rt_pool_submit(struct rt_pool *pool, struct rt_job *job)
     RT_CHECK(rt_job_move(job, RT_JOB_IDLE, RT_JOB_QUEUED));
     job->next = NULL;
     rt_stack_push(&pool->submitted, &job->node);
-    call_worker(pool);
+    rt_pool_call_worker(pool);
     return RT_OK;
 }
 
@@ -238,7 +254,7 @@ int rt_pool_submit_all(struct rt_pool *pool, struct rt_joblist *jobs)
     job = jobs->head;
     rt_joblist_init(jobs);
     rt_stack_push(&pool->submitted, &job->node);
-    call_worker(pool);
+    rt_pool_call_worker(pool);
     return RT_OK;
 }
 
@@ -353,7 +369,7 @@ void rt_pool_put_turn(struct rt_pool *pool, struct rt_job *turn, struct rt_worke
     turn->next = NULL;
     if (worker == NULL) {
         rt_stack_push(&pool->submitted, &turn->node);
-        call_worker(pool);
+        rt_pool_call_worker(pool);
         return;
     }
     rt_stack_push(&worker->inbox, &turn->node);
@@ -396,12 +412,12 @@ struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
 {
     struct rt_job *job;
 
-    /* I am looking: the next submit may call another.  Partner: call_worker(). */
+    /* I am looking: the next submit may call another.  Partner: rt_pool_call_worker(). */
     if (atomic_load(&pool->coming) != 0)
         atomic_exchange(&pool->coming, 0);
     if (rt_pool_has_turns(worker) && !(worker->shared_next && rt_pool_has_jobs(pool))) {
         if (rt_pool_has_jobs(pool))
-            call_worker(pool);
+            rt_pool_call_worker(pool);
         return rt_pool_take_turn(worker);
     }
     worker->shared_next = false;
@@ -416,7 +432,7 @@ struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker)
         atomic_fetch_add(&pool->busy, 1);
         guard_sources(pool);
         if (rt_pool_has_jobs(pool))
-            call_worker(pool);
+            rt_pool_call_worker(pool);
         if (job->turn || rt_pool_begin(pool, job, worker))
             return job;
         rt_pool_job_ended(pool);

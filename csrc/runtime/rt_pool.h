@@ -49,6 +49,7 @@ struct rt_pool {
     uint32_t queue_limit;  /* jobs that may be queued */
     size_t stack_size;     /* of each thread, in bytes */
     const struct rt_host *host; /* of hosted jobs, or NULL */
+    uint64_t busy_poll;    /* ns that a worker looks for a hosted job before it sleeps */
     uint64_t fork_count;   /* forks seen when it was made */
 
     _Atomic uint32_t state;
@@ -85,6 +86,11 @@ int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out);
  * size of the stacks that they need.
  * Thread: the owner, before the first use. */
 void rt_pool_set_host(struct rt_pool *pool, const struct rt_host *host, size_t stack_size);
+
+/* Have workers look for the next hosted job for up to limit ns before they sleep.  With
+ * one CPU there is nobody to look for: it stays 0.
+ * Thread: the owner, before the first use. */
+void rt_pool_set_busy_poll(struct rt_pool *pool, uint64_t limit);
 
 /* Start the workers if they have not been.  0, RT_ESYS or RT_ECLOSED.
  * Thread: any.  Blocks: for the creation of threads, once. */
@@ -150,6 +156,7 @@ struct rt_job *rt_pool_take_turn(struct rt_worker *worker); /* the worker itself
 bool rt_pool_somebody_idle(const struct rt_pool *pool);
 void rt_pool_job_ended(struct rt_pool *pool); /* after each job taken was run */
 bool rt_pool_has_jobs(const struct rt_pool *pool);
+void rt_pool_call_worker(struct rt_pool *pool); /* there is a job: have somebody come */
 bool rt_pool_wake_one(struct rt_pool *pool);
 void rt_pool_call_leader(struct rt_pool *pool); /* nobody leads: have somebody come */
 void rt_pool_wake_all(struct rt_pool *pool);

@@ -177,3 +177,8 @@ void rt_event_signal(struct rt_event *ev)
     HB_RELEASE(ev);
     ck_ec32_inc(ec_of(ev), &ec_mode);
 }
+
+void rt_pause(void)
+{
+    ck_pr_stall();
+}

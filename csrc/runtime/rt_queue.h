@@ -58,6 +58,10 @@ bool rt_ring_push(struct rt_ring *r, void *ptr);
 void *rt_ring_pop(struct rt_ring *r);
 bool rt_ring_empty(const struct rt_ring *r);
 
+/* What a loop that looks at memory does in between: the other thread of the core has
+ * its turn. */
+void rt_pause(void);
+
 struct rt_event {
     uint32_t word; /* a ck_ec32_t; its layout is asserted in rt_queue.c */
 };

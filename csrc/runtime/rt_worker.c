@@ -6,6 +6,8 @@
 #include "rt_mailbox.h"
 #include "rt_pool.h"
 
+#define LOOKS 16 /* for a job, before one at the clock */
+
 static _Thread_local struct rt_worker *current;
 
 struct rt_worker *rt_worker_current(void)
@@ -79,13 +81,18 @@ void rt_worker_pass_lead(struct rt_worker *worker)
     rt_pool_call_leader(pool);
 }
 
+static void let_go(struct rt_worker *worker)
+{
+    if (worker->held)
+        worker->pool->host->leave(worker);
+    rt_worker_post(worker);
+}
+
 void rt_worker_leave(struct rt_worker *worker)
 {
     const struct rt_host *host = worker->pool->host;
 
-    if (worker->held)
-        host->leave(worker);
-    rt_worker_post(worker);
+    let_go(worker);
     if (host != NULL)
         host->idle(worker);
 }
@@ -150,6 +157,72 @@ static void look_between_jobs(struct rt_worker *worker)
     rt_pool_call_leader(pool);
 }
 
+/* Whether to look for the next job before sleeping.  If so, this worker is the one that
+ * comes: no other is woken for a job until it has looked. */
+static bool will_watch(struct rt_worker *worker)
+{
+    struct rt_pool *pool = worker->pool;
+
+    if (!worker->held || !worker->expects || worker->leading || pool->busy_poll == 0 ||
+        rt_pool_state(pool) != RT_POOL_RUNNING ||
+        (atomic_load(&pool->poller.count) != 0 && atomic_load(&pool->lead) == 0))
+        return false;
+    /* Partner: rt_pool_call_worker(). */
+    return rt_habit_tries(&worker->watching) && atomic_exchange(&pool->coming, 1) == 0;
+}
+
+/* Look for a job for a moment. */
+static void watch(struct rt_worker *worker)
+{
+    struct rt_pool *pool = worker->pool;
+    uint64_t began = rt_now(), now;
+    bool came = false;
+    int i;
+
+    do {
+        for (i = 0; i < LOOKS && !came; i++) {
+            rt_pause();
+            came = rt_pool_has_jobs(pool) || rt_pool_has_turns(worker);
+        }
+        now = rt_now();
+    } while (!came && now - began < pool->busy_poll);
+    /* Before the next look, which sees what nobody else was called for. */
+    atomic_exchange(&pool->coming, 0);
+    rt_habit_learn(&worker->watching, came, now - began <= pool->busy_poll / 2);
+    rt_count_own(&worker->stats.polls, 1);
+    rt_count_own(&worker->stats.poll_hits, came);
+    worker->watched = came;
+}
+
+/* Connections before calls: the last free worker must not take a job. */
+static struct rt_job *take(struct rt_worker *worker)
+{
+    struct rt_pool *pool = worker->pool;
+
+    return leader_takes_jobs(pool) || !take_lead(worker) ? rt_pool_take(pool, worker) : NULL;
+}
+
+/* The next job, if there is one; before any but a hosted one, and before there is none,
+ * the worker has let go of what those hold. */
+static struct rt_job *next_job(struct rt_worker *worker)
+{
+    struct rt_job *job = take(worker);
+
+    worker->watched = false;
+    /* It is settled before the results go home: the next job may be here soon after. */
+    if (job == NULL && will_watch(worker)) {
+        let_go(worker);
+        watch(worker);
+        job = take(worker);
+        /* It has to lead instead, and nobody was called while it looked. */
+        if (job == NULL && rt_pool_has_jobs(worker->pool))
+            rt_pool_call_worker(worker->pool);
+    }
+    if (job == NULL || !job->hosted)
+        rt_worker_leave(worker);
+    return job;
+}
+
 static void park(struct rt_worker *worker)
 {
     struct rt_pool *pool = worker->pool;
@@ -157,7 +230,7 @@ static void park(struct rt_worker *worker)
     const uint64_t bit = UINT64_C(1) << (worker->index % 64);
     const uint32_t snapshot = rt_event_value(&worker->event);
 
-    /* Announce before the last look.  Partners: call_worker() and
+    /* Announce before the last look.  Partners: rt_pool_call_worker() and
      * rt_worker_pass_lead(), which publish before they look for idle ones. */
     atomic_fetch_or(idle, bit);
     rt_fence();
@@ -200,13 +273,8 @@ static void *worker_main(void *arg)
     if (worker->reserve)
         stand_by(worker);
     while (rt_pool_state(pool) != RT_POOL_STOPPED) {
-        struct rt_job *job = NULL;
+        struct rt_job *job = next_job(worker);
 
-        /* Connections before calls: the last free worker must not take a job. */
-        if (leader_takes_jobs(pool) || !take_lead(worker))
-            job = rt_pool_take(pool, worker);
-        if (job == NULL || !job->hosted)
-            rt_worker_leave(worker);
         if (job == NULL && (worker->leading || take_lead(worker))) {
             job = lead(worker);
         } else if (job == NULL) {

@@ -16,12 +16,17 @@
  * never held where a worker waits.
  *
  * What hosted jobs finished goes home when the worker has let go, so that who is woken
- * finds the lock free; or before the next job begins, which may take long. */
+ * finds the lock free; or before the next job begins, which may take long.
+ *
+ * A worker that has run hosted jobs and finds no more looks for the next one for a moment
+ * before it sleeps (rt_pool_set_busy_poll()), one worker at a time, if the last one `expects`
+ * more: who awaits one call after another makes the next one as soon as he has a result. */
 #ifndef RT_WORKER_H
 #define RT_WORKER_H
 
 #include <pthread.h>
 
+#include "rt_habit.h"
 #include "rt_job.h"
 #include "rt_poller.h"
 #include "rt_queue.h"
@@ -47,6 +52,7 @@ struct rt_worker_stats {
     _Atomic uint64_t commands; /* replies matched (counted by the redis layer) */
     _Atomic uint64_t batches;  /* reads that brought replies */
     _Atomic uint64_t wakeups;  /* times it was woken from its event */
+    _Atomic uint64_t polls, poll_hits; /* looks for a job before a sleep, and jobs so found */
 };
 
 struct rt_worker {
@@ -56,6 +62,9 @@ struct rt_worker {
     bool leading;
     bool reserve; /* it runs no jobs (rt_pool.h) */
     bool held;   /* the host's lock is held by this thread */
+    bool expects; /* who is told of what it has finished may have more for it at once */
+    bool watched; /* its job was found by looking for it */
+    struct rt_habit watching;
     struct rt_joblist finished; /* by hosted jobs, all of one mailbox; not posted yet */
     void *guest; /* the host's own, of this thread; NULL at first */
     struct rt_worker_stats stats;

@@ -60,8 +60,9 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
             the pool is broken: all its calls raise BrokenThreadPool.
         initargs: the initializer's arguments.
         busy_poll: for how many seconds an event loop that has sent a command and has
-            nothing else to do looks for the reply before it sleeps, 0 to 0.01. It does
-            so only while replies come that fast, and there is a second CPU. 0: never.
+            nothing else to do looks for the reply before it sleeps, 0 to 0.01; and for
+            how many a worker that has run such a loop's call looks for the next. Both do
+            so only while it pays, and there is a second CPU. 0: never.
 
     Raises:
         TypeError: workers or queue is not an int, or busy_poll no number.
@@ -207,8 +208,9 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
             ``busy_polls`` and ``busy_poll_hits`` (looks for a reply before a sleep),
             ``queue_limit``, ``queue_depth`` and ``queue_high_water`` (calls under way),
             ``waiting`` (for room), ``loops``, ``sources`` (connections watched) and
-            ``per_worker``, a list with ``name``, ``jobs``, ``commands``, ``batches`` and
-            ``wakeups`` of each. They are always counted. May be called from any thread.
+            ``per_worker``, a list with ``name``, ``jobs``, ``commands``, ``batches``,
+            ``wakeups``, ``busy_polls`` and ``busy_poll_hits`` (looks for a call) of each.
+            They are always counted. May be called from any thread.
         """
         return super().stats()
 

@@ -18,7 +18,15 @@ POOL_STATS = {
     "workers", "started", "jobs", "commands", "wakeups", "eventfd_writes", "queue_limit",
     "queue_depth", "queue_high_water", "per_worker", "loops", "busy_polls", "busy_poll_hits",
 }  # fmt: skip
-WORKER_STATS = {"name", "jobs", "commands", "batches", "wakeups"}
+WORKER_STATS = {
+    "name",
+    "jobs",
+    "commands",
+    "batches",
+    "wakeups",
+    "busy_polls",
+    "busy_poll_hits",
+}
 
 
 async def test_stats_have_every_key(server: Server) -> None:

@@ -1,6 +1,6 @@
 /* Waking: a job that is queued while a worker is free is run, whatever the others
  * are at, and a source is looked at while any worker is free. */
-#include "calls.h"
+#include "hosted.h"
 
 static struct rt_mailbox *home;
 
@@ -28,6 +28,7 @@ static void silent_init(struct rt_source *src)
 static struct rt_pool *pool;
 static atomic_uint met[2], failed;
 static unsigned rounds;
+static bool hosted; /* and their workers look for the next before they sleep */
 
 struct half {
     unsigned me, round;
@@ -65,7 +66,7 @@ static void *submit_halves(void *arg)
 
         for (i = 0; i < pauses; i++)
             MT_PAUSE();
-        call_init(&call, mb, meet, &half);
+        (hosted ? hosted_init : call_init)(&call, mb, meet, &half);
         MT_REQUIRE(rt_pool_submit(pool, &call.job) == RT_OK);
         call_home(mb, &call);
     }
@@ -73,7 +74,7 @@ static void *submit_halves(void *arg)
     return NULL;
 }
 
-static void partners(bool with_source)
+static void partners(bool with_source, bool watching)
 {
     struct rt_source src;
     pthread_t threads[2];
@@ -81,7 +82,11 @@ static void partners(bool with_source)
     rounds = (unsigned)MT_SCALE(25000);
     atomic_store(&met[0], 0);
     atomic_store(&met[1], 0);
-    MT_REQUIRE(rt_pool_new(3, 64, &pool) == RT_OK);
+    hosted = watching;
+    if (watching) /* for so short that it is often over when the next comes */
+        pool = watching_pool(3, 3 * RT_US);
+    else
+        MT_REQUIRE(rt_pool_new(3, 64, &pool) == RT_OK);
     if (with_source) { /* one worker leads and takes no jobs */
         silent_init(&src);
         MT_EQ(rt_pool_add_source(pool, &src), RT_OK);
@@ -196,8 +201,10 @@ int main(void)
     uint64_t rnd = mt_seed();
 
     MT_REQUIRE(rt_mailbox_new(&home) == RT_OK);
-    partners(false);
-    partners(true);
+    partners(false, false);
+    partners(true, false);
+    partners(false, true);
+    partners(true, true);
     called_and_leads(&rnd);
     late_source();
     rt_mailbox_release(home);
