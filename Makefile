@@ -26,7 +26,7 @@ help:
 	@echo 'make bench   the full comparison (ARGS="--help" for its options)'
 	@echo 'make lint    ruff, mypy, and the C code without a warning from gcc and clang'
 	@echo 'make asan    the tests under AddressSanitizer, UBSan and the debug allocator'
-	@echo 'make tsan    the C tests under ThreadSanitizer'
+	@echo 'make tsan    the C tests and some Python tests under ThreadSanitizer'
 	@echo 'make clean   remove everything that make made here'
 
 build:
@@ -68,7 +68,7 @@ asan:
 tsan:
 	@.ci/system.sh build test
 	@.ci/venv.sh $(VENV) test bench
-	$(PY) tests/c/run.py --variant tsan
+	@.ci/tsan.sh $(PY) $(ARGS)
 
 clean:
 	rm -rf build dist .venv .venvs pkg/*.egg-info pkg/offloop/*.so

@@ -11,31 +11,14 @@ set -eu
 
 python=$1
 shift
-root=$PWD
 "$python" tests/c/run.py --variant asan
 
-lib=$root/build/asan/lib
-rm -rf "$lib"
-CC=gcc OFFLOOP_SANITIZE=address,undefined OFFLOOP_DEBUG=1 \
-    "$python" setup.py -q build --build-lib "$lib"
-
-# The interpreter is not instrumented, so the tool is loaded before it; and not
-# into redis-server, which brings its own allocator.
-preload=$(gcc -print-file-name=libasan.so)
-cxx=$(gcc -print-file-name=libstdc++.so.6)
-case $cxx in /*) preload="$preload $cxx" ;; esac
-server=$root/build/asan/redis-server
-printf '#!/bin/sh\nunset LD_PRELOAD\nexec %s "$@"\n' \
-    "$(command -v "${REDIS_SERVER:-redis-server}")" >"$server"
-chmod +x "$server"
-
 echo "offloop: the Python tests under AddressSanitizer and UBSan"
-env LD_PRELOAD="$preload" \
+OFFLOOP_DEBUG=1 \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1 \
     UBSAN_OPTIONS=print_stacktrace=1 \
-    PYTHONMALLOC=malloc PYTHONPATH="$lib" REDIS_SERVER="$server" \
-    "$python" -m pytest -q -n 3 -p no:cacheprovider -m 'not slow and not soak' "$@" \
-    tests/py/test_future_*.py $(cat .ci/shorter) </dev/null
+    .ci/sanitized.sh "$python" asan address,undefined -n 3 "$@" \
+    tests/py/test_future_*.py $(cat .ci/shorter)
 
 echo "offloop: the Python tests under Python's debug allocator"
 PYTHONMALLOC=debug "$python" -X dev -m pytest -q -n 3 -p no:cacheprovider -m 'not slow and not soak' "$@" \
