@@ -628,6 +628,69 @@ async def test_a_function_of_the_users_may_end_a_query() -> None:
             await within(task)
 
 
+@pytest.mark.parametrize("way", ["fetch", "fetchrow", "cursor", "connection"])
+async def test_nothing_is_closed_while_an_ending_is_at_it(way: str) -> None:
+    """A driver may let go of the GIL in the middle, and look at the cursor again then."""
+    ending = False
+    started, begun, closed_meanwhile = threading.Event(), threading.Event(), []
+
+    def until_it_is_ended() -> None:
+        started.set()
+        begun.wait(60)
+
+    class Cursor(sqlite3.Cursor):
+        def close(self) -> None:
+            closed_meanwhile.append(ending)
+            super().close()
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, factory: Any = Cursor) -> Any:
+            return super().cursor(factory)
+
+        def close(self) -> None:
+            closed_meanwhile.append(ending)
+            super().close()
+
+    def end(raw: sqlite3.Connection) -> None:
+        nonlocal ending
+        ending = True
+        begun.set()
+        time.sleep(0.2)
+        ending = False
+
+    def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        raw = sqlite3.connect(*args, factory=Connection, check_same_thread=False, **kwargs)
+        raw.create_function("until_it_is_ended", 0, until_it_is_ended)
+        return raw
+
+    async with (
+        offloop.Pool(1) as pool,
+        dbapi.connect(connect, ":memory:", pool=pool, offload=dbapi.Offload(interrupt=end)) as db,
+    ):
+        if way == "connection":
+            interrupting = asyncio.create_task(db.interrupt())
+            await until(begun.is_set)
+            await db.close()
+            await interrupting
+        elif way == "cursor":
+            cursor = await db.cursor()
+            task = asyncio.create_task(db.run(lambda raw: until_it_is_ended()))
+            await until(started.is_set)
+            interrupting = asyncio.create_task(db.interrupt())
+            await task
+            await cursor.execute("select 1")
+            await cursor.close()
+            await interrupting
+        else:
+            task = asyncio.create_task(getattr(db, way)("select until_it_is_ended()"))
+            await until(started.is_set)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await db.fetchval("select 1")
+    assert begun.is_set()
+    assert closed_meanwhile and not any(closed_meanwhile)
+
+
 async def test_interrupt_ends_what_is_under_way() -> None:
     async with database(workers=1) as db:
         await db.interrupt()

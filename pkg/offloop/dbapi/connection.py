@@ -81,6 +81,7 @@ class Connection:
             self._gone = True
             for cursor in list(self._cursors):
                 cursor._shut_quietly()
+            self._ender.let_go()
             self._raw.close()
 
     def _shut_quietly(self) -> None:
@@ -144,6 +145,7 @@ class Connection:
             cursor.execute(*args, **kwargs)
             rows = cursor.fetchall()
         finally:
+            self._ender.let_go(cursor)
             self._driver.close_cursor(cursor)
         return rows if isinstance(rows, list) else list(rows)
 
@@ -153,6 +155,7 @@ class Connection:
             cursor.execute(*args, **kwargs)
             return cursor.fetchone()
         finally:
+            self._ender.let_go(cursor)
             self._driver.close_cursor(cursor)
 
     def _fetchval(self, /, *args: Any, **kwargs: Any) -> Any:

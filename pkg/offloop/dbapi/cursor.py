@@ -168,6 +168,7 @@ class Cursor:
         if raw is None or self._gone:
             return
         self._gone = True
+        self._connection._ender.let_go(raw)
         if self._own:
             raw.close()
         else:

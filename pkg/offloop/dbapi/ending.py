@@ -61,15 +61,27 @@ class Ticket:
 
 
 class Ender:
-    """Ends what a connection executes."""
+    """Ends what a connection executes.
+
+    A cursor, or the connection, is not closed while an ending is at it: a driver may
+    crash, since it looks at the cursor again when it has let go of the GIL (pyodbc).
+    """
 
     def __init__(self, maker: Maker, lane: Lane) -> None:
         self._maker = maker
         self._lane = lane
         self._raw: Any = None
         self._name: Any = None
+        self._lock = threading.Lock()  # held by an ending
         #: The driver's cursor that executes, or did so last.
         self.active: Any = None
+
+    def let_go(self, cursor: Any = None) -> None:
+        """The cursor, or any with None, is closed next. Waits for an ending that is under
+        way; a later one does not touch it. Thread: a worker."""
+        with self._lock:
+            if cursor is None or cursor is self.active:
+                self.active = None
 
     def way(self, raw: Any) -> Callable[..., Coroutine[Any, Any, Any]] | None:
         """How a query of the connection is called, so that it is ended when it is given
@@ -94,11 +106,12 @@ class Ender:
 
     def _end(self) -> None:
         interrupt = self._maker.offload.interrupt
-        if callable(interrupt):
-            interrupt(self._raw)
-        else:
-            driver = self._maker.driver
-            driver.cancel(self._raw, self.active, self._name, self._maker.connect)
+        with self._lock:
+            if callable(interrupt):
+                interrupt(self._raw)
+            else:
+                driver = self._maker.driver
+                driver.cancel(self._raw, self.active, self._name, self._maker.connect)
 
     async def end_now(self) -> None:
         """End the query that is under way, whoever made it."""

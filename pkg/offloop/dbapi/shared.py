@@ -148,4 +148,5 @@ def _count(
         found: int = cursor.rowcount
         return found
     finally:
+        connection._ender.let_go(cursor)
         driver.close_cursor(cursor)
