@@ -61,8 +61,8 @@ lint:
 	@.ci/lint.sh $(PY)
 
 asan:
-	@.ci/system.sh build test
-	@.ci/venv.sh $(VENV) test bench
+	@.ci/system.sh build test drivers
+	@.ci/venv.sh $(VENV) test bench drivers
 	@.ci/asan.sh $(PY) $(ARGS)
 
 tsan:

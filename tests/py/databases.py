@@ -52,8 +52,9 @@ class Database:
         self.process: subprocess.Popen[bytes] | None = None
 
     def _as_user(self) -> list[str]:
-        # The server ends with the process that started it, however that ends.
-        prefix = ["setpriv", "--pdeathsig", "TERM"]
+        # A sanitizer that is loaded before the interpreter is not for the server; which
+        # ends with the process that started it, however that ends.
+        prefix = ["env", "--unset=LD_PRELOAD", "setpriv", "--pdeathsig", "TERM"]
         if self.user is not None and os.geteuid() == 0:
             shutil.chown(self.dir, self.user)
             prefix += [f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"]
