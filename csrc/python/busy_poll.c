@@ -5,7 +5,8 @@
 #include "../runtime/rt_base.h"
 
 #define PAUSE_MAX 64
-#define LONGER 3 /* times, after a pause */
+#define LONGER 3 /* times, after a pause; */
+#define LONGEST (500 * RT_US) /* if it is no longer than that: timers wait meanwhile */
 #define TURN_NS (300 * RT_US) /* then timers and sockets have their turn */
 
 /* The descriptor of the loop's selector, or -1; no exception is set. */
@@ -77,7 +78,7 @@ bool core_busy_poll(struct core_busy_poll *bp, int fd, bool calls)
     if (began - bp->turn > TURN_NS)
         return false;
     /* A worker that sleeps has to be woken first, to be found awake from then on. */
-    if (calls && bp->habit.pause != 0)
+    if (calls && bp->habit.pause != 0 && LONGER * limit <= LONGEST)
         limit *= LONGER;
     bp->tries++;
     atomic_store_explicit(&bp->place, CORE_LOOKS, memory_order_relaxed);

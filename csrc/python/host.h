@@ -43,8 +43,8 @@ struct core_host *core_host_new(void);
 void core_host_drop(struct core_host *host);
 
 /* Wait for a moment until the loop that has just made the call has let go of the GIL and
- * looks for the result: to sleep for the GIL, and be woken, takes longer.  Only for a worker that looked
- * out for the call; others come when the loop sleeps. */
+ * looks for the result: to sleep for the GIL, and be woken, takes longer.  Only for a worker
+ * that looked out for the call; others come when the loop sleeps.  Thread: worker. */
 void core_host_meet(struct rt_worker *worker, const struct core_busy_poll *loop);
 
 /* Have the worker hold the GIL, with its own thread state.  The first time it is

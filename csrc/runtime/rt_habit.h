@@ -36,8 +36,10 @@ static inline bool rt_habit_tries(struct rt_habit *habit)
 {
     if (habit->score >= 0)
         return true;
-    if (habit->skip-- > 0)
+    if (habit->skip > 0) {
+        habit->skip--;
         return false;
+    }
     habit->score = RT_HABIT_AGAIN;
     return true;
 }

@@ -81,18 +81,13 @@ void rt_worker_pass_lead(struct rt_worker *worker)
     rt_pool_call_leader(pool);
 }
 
-static void let_go(struct rt_worker *worker)
-{
-    if (worker->held)
-        worker->pool->host->leave(worker);
-    rt_worker_post(worker);
-}
-
 void rt_worker_leave(struct rt_worker *worker)
 {
     const struct rt_host *host = worker->pool->host;
 
-    let_go(worker);
+    if (worker->held)
+        host->leave(worker);
+    rt_worker_post(worker);
     if (host != NULL)
         host->idle(worker);
 }
@@ -157,18 +152,33 @@ static void look_between_jobs(struct rt_worker *worker)
     rt_pool_call_leader(pool);
 }
 
-/* Whether to look for the next job before sleeping.  If so, this worker is the one that
- * comes: no other is woken for a job until it has looked. */
-static bool will_watch(struct rt_worker *worker)
+/* Whether to look for the next job before sleeping. */
+static bool may_watch(struct rt_worker *worker)
 {
-    struct rt_pool *pool = worker->pool;
+    const struct rt_pool *pool = worker->pool;
+    bool expects = worker->expects;
 
-    if (!worker->held || !worker->expects || worker->leading || pool->busy_poll == 0 ||
+    worker->expects = false;
+    if (!worker->held || !expects || worker->leading || pool->busy_poll == 0 ||
         rt_pool_state(pool) != RT_POOL_RUNNING ||
         (atomic_load(&pool->poller.count) != 0 && atomic_load(&pool->lead) == 0))
         return false;
+    return rt_habit_tries(&worker->watching);
+}
+
+/* Let go, and be the one that comes: no other is woken for a job until this worker has
+ * looked.  False: another is on its way. */
+static bool come(struct rt_worker *worker)
+{
+    bool first;
+
+    /* Before, since what the host does may take long; and the results go home after it,
+     * since the next job may be here soon after. */
+    worker->pool->host->leave(worker);
     /* Partner: rt_pool_call_worker(). */
-    return rt_habit_tries(&worker->watching) && atomic_exchange(&pool->coming, 1) == 0;
+    first = atomic_exchange(&worker->pool->coming, 1) == 0;
+    rt_worker_post(worker);
+    return first;
 }
 
 /* Look for a job for a moment. */
@@ -209,9 +219,7 @@ static struct rt_job *next_job(struct rt_worker *worker)
     struct rt_job *job = take(worker);
 
     worker->watched = false;
-    /* It is settled before the results go home: the next job may be here soon after. */
-    if (job == NULL && will_watch(worker)) {
-        let_go(worker);
+    if (job == NULL && may_watch(worker) && come(worker)) {
         watch(worker);
         job = take(worker);
         /* It has to lead instead, and nobody was called while it looked. */
