@@ -19,7 +19,7 @@ OFFLOOP_DEBUG=1 \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1:alloc_dealloc_mismatch=0 \
     UBSAN_OPTIONS=print_stacktrace=1 \
     .ci/sanitized.sh "$python" asan address,undefined -n 3 "$@" \
-    tests/py/test_future_*.py tests/py/test_dbapi.py tests/py/test_dbapi_drivers.py \
+    tests/py/test_future_*.py tests/py/test_dbapi_drivers.py \
     --dist loadgroup $(cat .ci/shorter)
 
 echo "offloop: the Python tests under Python's debug allocator"
