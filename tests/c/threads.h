@@ -54,10 +54,13 @@ static inline void mt_sleep_ms(unsigned ms)
 /* Wait until the expression is true; false after MT_HANG_MS. */
 #define MT_EVENTUALLY(expr)                                                    \
     ({                                                                         \
+        bool seen_ = (expr); /* once each time: it may be true for a moment */  \
         unsigned waited_;                                                      \
-        for (waited_ = 0; waited_ < MT_HANG_MS && !(expr); waited_++)          \
+        for (waited_ = 0; waited_ < MT_HANG_MS && !seen_; waited_++) {         \
             mt_sleep_ms(1);                                                    \
-        MT_CHECK(expr);                                                        \
+            seen_ = (expr);                                                    \
+        }                                                                      \
+        MT_CHECK(seen_ && #expr);                                              \
     })
 
 /* Wait until fd can be read; false when it cannot within ms. */
