@@ -24,7 +24,6 @@ except ImportError:  # the tests with it are skipped
 # The guard raises in the main thread first; if that thread does not run Python code
 # any more, faulthandler prints every stack and ends the process some seconds later.
 _GRACE = 20.0
-_ONCE = ("contract", "oracle", "isolation")
 _stderr: list[int] = []
 
 
@@ -34,15 +33,6 @@ def pytest_collection_finish() -> None:
         uvloop.new_event_loop().close()  # the first one opens a pipe for signals, for good
     gc.collect()
     gc.freeze()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where one wrong in a thousand is a defect no test has a second chance (--reruns)."""
-    if not config.pluginmanager.hasplugin("rerunfailures"):
-        return
-    for item in items:
-        if any(word in item.path.name for word in _ONCE):
-            item.add_marker(pytest.mark.flaky(reruns=0))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,20 +61,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         raise AssertionError(f"{item.nodeid} hangs: {limit:.0f} s are over")
 
     before = signal.signal(signal.SIGALRM, hung)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    faulthandler.dump_traceback_later(limit + _GRACE, exit=True, file=_stderr[0])
     try:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Each run of a test has its time."""
-    limit = _limit(item)
-    signal.setitimer(signal.ITIMER_REAL, limit)
-    faulthandler.dump_traceback_later(limit + _GRACE, exit=True, file=_stderr[0])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -107,7 +91,7 @@ def leaks() -> Iterator[Watch]:
     if wrong:
         if len(wrong) > 20:
             wrong[20:] = [f"and {len(wrong) - 20} more"]
-        pytest.fail("\n".join(["left behind:", *wrong]), pytrace=False)
+        pytest.fail("\n".join(wrong), pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,6 @@ def test_its_own_suite(tmp_path: Path) -> None:
             "PYTHONPATH": f"{UPSTREAM}/stand_ins:{PACKAGES}",
             "ODBCSYSINI": str(tmp_path),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTEST_ADDOPTS": "",  # of our own run, and of plugins
         },
         capture_output=True,
         text=True,
