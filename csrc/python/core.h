@@ -117,7 +117,9 @@ struct core_native_state {
     PyObject *queue_command;        /* the same of Pipeline */
     PyObject *pubsub_hooks;         /* ((name, function), ...): PubSub's own methods */
     PyObject *read_response;        /* Connection's own */
-    PyObject *push_log;             /* the logger of pushes */
+    PyObject *push_log;             /* the logger of pushes, */
+    PyObject *push_log_known;       /* what it knows of levels, or None, */
+    PyObject *debug_level;          /* and that which it would be */
     PyObject *speller;              /* a client that says what it was to execute */
     PyObject *callbacks[CORE_CALLBACKS]; /* redis-py's, which callbacks.c has in C */
 

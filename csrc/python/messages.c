@@ -8,15 +8,16 @@
 #define STREAK 64 /* messages in a row before others on the loop have their turn */
 #define LOG_DEBUG 10
 
-/* _setup_pubsub(hooks, read_response, log): what may be left out as long as it is
+/* _setup_pubsub(hooks, read_response, log, known): what may be left out as long as it is
  * redis-py's own, and Connection's. */
 static PyObject *setup_pubsub(PyObject *module, PyObject *args)
 {
     struct core_native_state *n = &core_state_of(module)->native;
-    PyObject *hooks, *read_response, *log;
+    PyObject *hooks, *read_response, *log, *known, *level;
     Py_ssize_t i;
 
-    if (!PyArg_ParseTuple(args, "O!OO:_setup_pubsub", &PyTuple_Type, &hooks, &read_response, &log))
+    if (!PyArg_ParseTuple(args, "O!OOO:_setup_pubsub", &PyTuple_Type, &hooks, &read_response,
+                          &log, &known))
         return NULL;
     for (i = 0; i < PyTuple_GET_SIZE(hooks); i++) {
         PyObject *pair = PyTuple_GET_ITEM(hooks, i);
@@ -28,7 +29,12 @@ static PyObject *setup_pubsub(PyObject *module, PyObject *args)
     }
     Py_XSETREF(n->pubsub_hooks, Py_NewRef(hooks));
     Py_XSETREF(n->read_response, Py_NewRef(read_response));
+    level = PyLong_FromLong(LOG_DEBUG);
+    if (level == NULL)
+        return NULL;
     Py_XSETREF(n->push_log, Py_NewRef(log));
+    Py_XSETREF(n->push_log_known, Py_NewRef(known));
+    Py_XSETREF(n->debug_level, level);
     Py_RETURN_NONE;
 }
 
@@ -48,12 +54,30 @@ static PyObject *own_value(PyObject *obj, PyObject *name)
     return found;
 }
 
+/* Whether a push is written to redis-py's log.  What the logger has found out before,
+ * which it forgets when any logger is set to something else, is looked at first. */
+static bool is_logged(const struct core_native_state *n)
+{
+    PyObject *level = own_value(n->push_log, n->str_level), *enabled = NULL;
+    bool logged;
+
+    if (level != NULL && PyLong_Check(level) && PyLong_AsLong(level) > LOG_DEBUG)
+        return false;
+    if (PyDict_CheckExact(n->push_log_known))
+        enabled = Py_XNewRef(PyDict_GetItemWithError(n->push_log_known, n->debug_level));
+    if (enabled == NULL && !PyErr_Occurred())
+        enabled = PyObject_CallMethod(n->push_log, "isEnabledFor", "O", n->debug_level);
+    logged = enabled == NULL || PyObject_Not(enabled) != 1;
+    Py_XDECREF(enabled);
+    return logged;
+}
+
 /* Whether nobody reads from connection in a way of his own: its read_response is
  * Connection's, there are no health checks, its parser is the one that it was made with,
  * and that hands pushes to nobody, nor to a log. */
 static bool is_plain_connection(const struct core_native_state *n, PyObject *connection)
 {
-    PyObject *health, *parser, *pushed, *level, *enabled = NULL;
+    PyObject *health, *parser, *pushed;
     bool plain;
 
     if (own_value(connection, n->str_read_response) != n->read_response)
@@ -76,13 +100,7 @@ static bool is_plain_connection(const struct core_native_state *n, PyObject *con
     if (!PyMethod_Check(pushed) ||
         PyMethod_GET_FUNCTION(pushed) != _PyType_Lookup(Py_TYPE(parser), n->str_handles_push))
         return false;
-    level = own_value(n->push_log, n->str_level);
-    if (level != NULL && PyLong_Check(level) && PyLong_AsLong(level) > LOG_DEBUG)
-        return true;
-    enabled = PyObject_CallMethod(n->push_log, "isEnabledFor", "i", LOG_DEBUG);
-    plain = enabled != NULL && PyObject_Not(enabled) == 1;
-    Py_XDECREF(enabled);
-    return plain;
+    return !is_logged(n);
 }
 
 static bool is_plain_pubsub(const struct core_native_state *n, PyObject *pubsub)
@@ -104,18 +122,24 @@ static bool is_plain_pubsub(const struct core_native_state *n, PyObject *pubsub)
 static struct core_lease *plain_lease(struct core_state *st, PyObject *pubsub)
 {
     const struct core_native_state *n = &st->native;
-    PyObject *connection = own_value(pubsub, n->str_connection), *lease = NULL;
+    PyObject *connection = own_value(pubsub, n->str_connection), *found = NULL;
+    struct core_lease *lease;
 
     if (connection != NULL && connection != Py_None)
-        lease = own_value(connection, n->str_lease);
-    if (lease == NULL || !Py_IS_TYPE(lease, n->lease_type) || !is_plain_pubsub(n, pubsub))
-        lease = NULL;
-    Py_XINCREF(lease);
-    if (lease != NULL && (!is_plain_connection(n, connection) || core_observed(st, true) != 0))
-        Py_CLEAR(lease);
-    if (lease == NULL)
+        found = own_value(connection, n->str_lease);
+    if (found == NULL || !Py_IS_TYPE(found, n->lease_type)) {
         PyErr_Clear(); /* whatever it was, redis-py will meet it as well */
-    return (struct core_lease *)lease;
+        return NULL;
+    }
+    lease = (struct core_lease *)Py_NewRef(found);
+    /* To wait once more after a message costs no look: what comes is looked at again. */
+    if (core_lease_usable(lease) && lease->vouched && !rds_held_ready(lease->rds))
+        return lease;
+    if (!core_lease_usable(lease) || !is_plain_pubsub(n, pubsub) ||
+        !is_plain_connection(n, connection) || core_observed(st, true) != 0)
+        Py_CLEAR(lease);
+    PyErr_Clear();
+    return lease;
 }
 
 /* ---- messages --------------------------------------------------------------------------------- */
@@ -231,16 +255,15 @@ static PyObject *next_message(PyObject *module, PyObject *const *args, Py_ssize_
         return NULL;
     }
     lease = plain_lease(core_state_of(module), args[0]);
-    if (lease == NULL || !core_lease_usable(lease)) {
-        Py_XDECREF(lease);
+    if (lease == NULL)
         Py_RETURN_NONE;
-    }
     err = rds_held_lost(lease->rds, &why); /* before the look: what came first is first */
     /* After some in a row it waits, for what is there: that takes a turn of the loop. */
     if (lease->streak < STREAK)
         received = rds_held_take(lease->rds);
     if (received != NULL) {
         lease->streak++;
+        lease->vouched = true;
         value = found(lease, args[0], &received->arena);
         rds_received_free(received);
     } else if (err != RT_OK && lease->streak < STREAK) {
@@ -249,6 +272,7 @@ static PyObject *next_message(PyObject *module, PyObject *const *args, Py_ssize_
         value = Py_NewRef(Py_None); /* it looks once, and gives the loop a turn */
     } else if (!PyErr_Occurred()) {
         lease->streak = 0;
+        lease->vouched = false;
         value = core_lease_wait((PyObject *)lease, args[1]);
     }
     Py_DECREF(lease);

@@ -22,7 +22,7 @@
     X(max_connections_error)                                                      \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
     X(reads) X(recorder) X(providers) X(commands) X(execute_command)              \
-    X(queue_command) X(speller) X(pubsub_hooks) X(read_response) X(push_log)
+    X(queue_command) X(speller) X(pubsub_hooks) X(read_response) X(push_log) X(push_log_known) X(debug_level)
 #define STRINGS(X)                                                                 \
     X(str_add_reader, "add_reader")                                               \
     X(str_remove_reader, "remove_reader")                                         \

@@ -76,6 +76,7 @@ struct rds_conn {
     ssize_t last_read;            /* of the last read call */
     uint64_t quiet_since;         /* last byte read, or first command sent */
     bool readable, hung_up, watch_write;
+    bool delays_acks;             /* asked for (rds_wire_heard()) */
     struct rt_loan *loan;         /* the socket is lent to a mailbox (rds_loan.c) */
     const void *company;          /* the mailbox of the last command taken */
     uint64_t company_run;         /* commands in a row that were its */
@@ -170,6 +171,11 @@ void rds_exchange_attach(struct rds_conn *conn);
 
 /* Our read and write for hiredis. */
 void rds_wire_attach(struct rds_conn *conn);
+/* The peer sent something so many ns after the last time, unasked.  Who only listens is
+ * taken by Linux for one who receives a bulk, and has it acknowledge each read by a
+ * segment of its own, the dearest part of a read on a loopback: ask for delayed
+ * acknowledgements, one for two messages.  tcp(7), TCP_QUICKACK. */
+void rds_wire_heard(struct rds_conn *conn, uint64_t pause);
 /* Whether bytes were received that the socket does not show any more. */
 bool rds_wire_buffered(const struct rds_conn *conn);
 

@@ -227,6 +227,7 @@ void rds_exchange_attach(struct rds_conn *conn)
     conn->builder.max_bytes = conn->channel->options.max_reply;
     conn->appended = conn->written = conn->skip = 0;
     conn->readable = conn->hung_up = conn->pinging = conn->watch_write = false;
+    conn->delays_acks = false;
 }
 
 #if RT_DEBUG || RDS_MUTANT_MATCH
@@ -468,7 +469,11 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
             break;
     }
     if (bytes > 0) {
+        uint64_t before = conn->quiet_since;
+
         conn->quiet_since = rt_now();
+        if (rds_lease_is_held(conn->lease) && conn->ctx != NULL)
+            rds_wire_heard(conn, conn->quiet_since - before);
         rt_count(&stats->bytes_in, bytes);
     }
     if (count > 0) {

@@ -3,9 +3,13 @@
  * Both tell the exchange what the next edge of the poller can be waited for:
  * conn->readable stays set until a read came back with less than was asked for. */
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include "rds_conn.h"
+
+#define DELAYED_ACK (30 * RT_MS) /* less than the 40 ms after which Linux sends one anyway */
 
 static ssize_t read_socket(redisContext *c, char *buf, size_t cap)
 {
@@ -75,6 +79,18 @@ static ssize_t write_stream(redisContext *c)
         rt_source_attend(&conn->source, RT_READABLE); /* a read ends it */
     }
     return n;
+}
+
+void rds_wire_heard(struct rds_conn *conn, uint64_t pause)
+{
+    int off = 0;
+
+    if (pause >= DELAYED_ACK) {
+        conn->delays_acks = false; /* the system has given it up */
+    } else if (!conn->delays_acks) {
+        conn->delays_acks = true;
+        (void)setsockopt(conn->ctx->fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off);
+    }
 }
 
 bool rds_wire_buffered(const struct rds_conn *conn)

@@ -95,6 +95,7 @@ def _setup_pubsub(
     hooks: tuple[tuple[str, Callable[..., Any]], ...],
     read_response: Callable[..., Any],
     log: Any,
+    known: dict[int, bool] | None,
     /,
 ) -> None: ...
 def _next_message(pubsub: Any, timeout: float | None, /) -> Any: ...

@@ -25,6 +25,7 @@ __all__ = ["PubSub"]
 
 _BASE: Any = base.PubSub
 _SUBSCRIBED: Any = _BASE.subscribed
+_PUSH_LOG = logging.getLogger("push_response")
 
 # What the short cut leaves out: as soon as one of them is another, redis-py does it all.
 _core._setup_pubsub(
@@ -33,7 +34,10 @@ _core._setup_pubsub(
         for name in ("parse_response", "handle_message", "check_health", "_execute")
     ),
     HeldConnection.read_response,
-    logging.getLogger("push_response"),
+    _PUSH_LOG,
+    getattr(_PUSH_LOG, "_cache", None)
+    if type(_PUSH_LOG).isEnabledFor is logging.Logger.isEnabledFor
+    else None,
 )
 
 
