@@ -78,6 +78,8 @@ struct core_native_state {
     PyTypeObject *batch_type;
     PyTypeObject *lease_type;
     PyTypeObject *push_type;
+    PyTypeObject *messages_type;
+    PyTypeObject *next_message_type;
     PyTypeObject *caller_type;
     PyTypeObject *lane_type;
     PyObject *get_running_loop;     /* asyncio._get_running_loop */
@@ -149,6 +151,7 @@ struct core_native_state {
     PyObject *str_connection, *str_lease, *str_parser, *str_own_parser;
     PyObject *str_read_response, *str_health, *str_push_handler, *str_pushed, *str_handles_push;
     PyObject *str_channels, *str_patterns, *str_shard_channels, *str_level;
+    PyObject *str_subscribed, *str_receive;
     PyObject *str_claim_min_idle_time;
 };
 

@@ -195,4 +195,10 @@ PyObject *core_future_throw(PyObject *op, PyObject *const *args,
                             Py_ssize_t nargs);
 PyObject *core_future_close(PyObject *op, PyObject *ignored);
 
+/* For whatever else is awaited.  Set StopIteration(value). */
+void core_coro_return(PyObject *value);
+/* Set the error that throw(*args) asks for.  0; or -1, with the error of a
+ * throw() that was not called right. */
+int core_coro_throw(PyObject *const *args, Py_ssize_t nargs);
+
 #endif

@@ -32,10 +32,10 @@ core_future_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
     return PYGEN_NEXT;
 }
 
-/* StopIteration(value) as an instance: PyErr_SetObject would unpack a tuple,
- * and take an exception for the instance itself. */
-static void
-raise_stop_iteration(PyObject *value)
+/* As an instance: PyErr_SetObject would unpack a tuple, and take an exception
+ * for the instance itself. */
+void
+core_coro_return(PyObject *value)
 {
     PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
 
@@ -50,7 +50,7 @@ core_future_send(PyObject *op, PyObject *arg)
     PyObject *out = NULL;
 
     if (core_future_am_send(op, arg, &out) == PYGEN_RETURN) {
-        raise_stop_iteration(out);
+        core_coro_return(out);
         Py_CLEAR(out);
     }
     return out;
@@ -133,16 +133,15 @@ cancel_unawaited(struct core_future *f)
     return 0;
 }
 
-PyObject *
-core_future_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+int
+core_coro_throw(PyObject *const *args, Py_ssize_t nargs)
 {
-    struct core_future *f = (struct core_future *)op;
     PyObject *value = NULL, *tb = NULL;
 
     if (nargs < 1 || nargs > 3) {
         PyErr_Format(PyExc_TypeError,
                      "throw expected 1 to 3 arguments, got %zd", nargs);
-        return NULL;
+        return -1;
     }
 #if PY_VERSION_HEX >= 0x030c0000
     if (nargs > 1 &&
@@ -150,15 +149,25 @@ core_future_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
                      "the (type, exc, tb) signature of throw() is deprecated, "
                      "use the single-arg signature instead.",
                      1) < 0)
-        return NULL;
+        return -1;
 #endif
     if (nargs > 1 && args[1] != Py_None)
         value = args[1];
     if (nargs > 2 && args[2] != Py_None)
         tb = args[2];
+    set_thrown(args[0], value, tb);
+    return 0;
+}
+
+PyObject *
+core_future_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct core_future *f = (struct core_future *)op;
+
+    if (core_coro_throw(args, nargs) < 0)
+        return NULL;
     /* An awaiter that got the future and then this never took it over. */
     f->blocking = false;
-    set_thrown(args[0], value, tb);
     (void)cancel_unawaited(f);
     return NULL;
 }

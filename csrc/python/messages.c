@@ -1,11 +1,11 @@
 #include "messages.h"
 
 #include "../redis/rds_lease.h"
-#include "lease_type.h"
 #include "observed.h"
 #include "reply.h"
 
 #define STREAK 64 /* messages in a row before others on the loop have their turn */
+#define TRUSTED 64 /* messages until a listener's connection is looked at again */
 #define LOG_DEBUG 10
 
 /* _setup_pubsub(hooks, read_response, log, known): what may be left out as long as it is
@@ -40,10 +40,7 @@ static PyObject *setup_pubsub(PyObject *module, PyObject *args)
 
 /* ---- whether it may be taken ---------------------------------------------------------------- */
 
-/* What obj has under name itself or by its class, as PyObject_GetAttr() finds it but for
- * what a class computes; borrowed.  NULL: nothing, or an exception is set.
- * It is a fraction of the cost, and of such looks there are a dozen for each message. */
-static PyObject *own_value(PyObject *obj, PyObject *name)
+PyObject *core_own_value(PyObject *obj, PyObject *name)
 {
     PyObject **dict = _PyObject_GetDictPtr(obj), *found = NULL;
 
@@ -58,7 +55,7 @@ static PyObject *own_value(PyObject *obj, PyObject *name)
  * which it forgets when any logger is set to something else, is looked at first. */
 static bool is_logged(const struct core_native_state *n)
 {
-    PyObject *level = own_value(n->push_log, n->str_level), *enabled = NULL;
+    PyObject *level = core_own_value(n->push_log, n->str_level), *enabled = NULL;
     bool logged;
 
     if (level != NULL && PyLong_Check(level) && PyLong_AsLong(level) > LOG_DEBUG)
@@ -80,7 +77,7 @@ static bool is_plain_connection(const struct core_native_state *n, PyObject *con
     PyObject *health, *parser, *pushed;
     bool plain;
 
-    if (own_value(connection, n->str_read_response) != n->read_response)
+    if (core_own_value(connection, n->str_read_response) != n->read_response)
         return false;
     health = PyObject_GetAttr(connection, n->str_health); /* a slot of the class's */
     if (health == NULL)
@@ -90,11 +87,11 @@ static bool is_plain_connection(const struct core_native_state *n, PyObject *con
     parser = plain ? PyObject_GetAttr(connection, n->str_parser) : NULL;
     if (parser == NULL)
         return false;
-    plain = own_value(connection, n->str_own_parser) == parser;
+    plain = core_own_value(connection, n->str_own_parser) == parser;
     Py_DECREF(parser); /* the connection has it */
     if (!plain)
         return false;
-    pushed = own_value(parser, n->str_pushed);
+    pushed = core_own_value(parser, n->str_pushed);
     if (pushed == NULL)
         return !PyErr_Occurred(); /* RESP2: there are no pushes */
     if (!PyMethod_Check(pushed) ||
@@ -103,43 +100,80 @@ static bool is_plain_connection(const struct core_native_state *n, PyObject *con
     return !is_logged(n);
 }
 
-static bool is_plain_pubsub(const struct core_native_state *n, PyObject *pubsub)
+/* Whether the methods of a PubSub that was looked at before are what they were: of one
+ * and the same class, and the object has no attribute more. */
+static bool is_as_before(const struct core_ear *ear, PyObject *pubsub)
 {
+    PyObject **dict = _PyObject_GetDictPtr(pubsub);
+
+    return ear->version != 0 && ear->version == Py_TYPE(pubsub)->tp_version_tag &&
+           dict != NULL && *dict != NULL && PyDict_GET_SIZE(*dict) == ear->attributes;
+}
+
+static bool is_plain_pubsub(const struct core_native_state *n, PyObject *pubsub,
+                            struct core_ear *ear)
+{
+    PyObject **dict;
     Py_ssize_t i;
 
-    if (n->pubsub_hooks == NULL || own_value(pubsub, n->str_push_handler) != Py_None)
+    if (n->pubsub_hooks == NULL || core_own_value(pubsub, n->str_push_handler) != Py_None)
         return false;
+    if (is_as_before(ear, pubsub))
+        return true;
     for (i = 0; i < PyTuple_GET_SIZE(n->pubsub_hooks); i++) {
         PyObject *pair = PyTuple_GET_ITEM(n->pubsub_hooks, i);
 
-        if (own_value(pubsub, PyTuple_GET_ITEM(pair, 0)) != PyTuple_GET_ITEM(pair, 1))
+        if (core_own_value(pubsub, PyTuple_GET_ITEM(pair, 0)) != PyTuple_GET_ITEM(pair, 1))
             return false;
     }
+    dict = _PyObject_GetDictPtr(pubsub);
+    ear->version = Py_TYPE(pubsub)->tp_version_tag;
+    ear->attributes = dict != NULL && *dict != NULL ? PyDict_GET_SIZE(*dict) : -1;
     return true;
 }
 
-/* The lease to take pubsub's messages from, a new reference; NULL: redis-py has to. */
-static struct core_lease *plain_lease(struct core_state *st, PyObject *pubsub)
+/* pubsub's connection and its lease, both borrowed; NULL: there is none of ours. */
+static struct core_lease *lease_of(const struct core_native_state *n, PyObject *pubsub,
+                                   PyObject **connection, struct core_ear *ear)
+{
+    PyObject *found = NULL;
+
+    *connection = core_own_value(pubsub, n->str_connection);
+    /* A lease that is open is its connection's still. */
+    if (ear->lease != NULL && ear->connection == *connection && core_lease_usable(ear->lease))
+        return ear->lease;
+    if (*connection != NULL && *connection != Py_None)
+        found = core_own_value(*connection, n->str_lease);
+    if (found == NULL || !Py_IS_TYPE(found, n->lease_type) ||
+        !core_lease_usable((struct core_lease *)found))
+        return NULL;
+    ear->connection = *connection;
+    ear->trusted = 0;
+    Py_XSETREF(ear->lease, (struct core_lease *)Py_NewRef(found));
+    return ear->lease;
+}
+
+/* The lease to take pubsub's messages from, borrowed; NULL: redis-py has to. */
+static struct core_lease *plain_lease(struct core_state *st, PyObject *pubsub,
+                                      struct core_ear *ear)
 {
     const struct core_native_state *n = &st->native;
-    PyObject *connection = own_value(pubsub, n->str_connection), *found = NULL;
-    struct core_lease *lease;
+    PyObject *connection;
+    struct core_lease *lease = lease_of(n, pubsub, &connection, ear);
+    bool plain = lease != NULL;
 
-    if (connection != NULL && connection != Py_None)
-        found = own_value(connection, n->str_lease);
-    if (found == NULL || !Py_IS_TYPE(found, n->lease_type)) {
-        PyErr_Clear(); /* whatever it was, redis-py will meet it as well */
-        return NULL;
-    }
-    lease = (struct core_lease *)Py_NewRef(found);
     /* To wait once more after a message costs no look: what comes is looked at again. */
-    if (core_lease_usable(lease) && lease->vouched && !rds_held_ready(lease->rds))
+    if (plain && lease->vouched && !rds_held_ready(lease->rds))
         return lease;
-    if (!core_lease_usable(lease) || !is_plain_pubsub(n, pubsub) ||
-        !is_plain_connection(n, connection) || core_observed(st, true) != 0)
-        Py_CLEAR(lease);
-    PyErr_Clear();
-    return lease;
+    plain = plain && is_plain_pubsub(n, pubsub, ear) && core_observed(st, true) == 0;
+    if (plain && ear->trusted > 0 && !is_logged(n)) {
+        ear->trusted--;
+    } else if (plain) {
+        plain = is_plain_connection(n, connection);
+        ear->trusted = plain ? TRUSTED : 0;
+    }
+    PyErr_Clear(); /* whatever it was, redis-py will meet it as well */
+    return plain ? lease : NULL;
 }
 
 /* ---- messages --------------------------------------------------------------------------------- */
@@ -199,7 +233,7 @@ static PyObject *with_handler(const struct core_native_state *n, PyObject *pubsu
                                                 : n->str_shard_channels;
     PyObject *key = PyDict_GetItemWithError(message, kind == n->str_pmessage ? n->str_pattern
                                                                              : n->str_channel);
-    PyObject *handlers = Py_XNewRef(own_value(pubsub, where)), *handler = NULL, *result = NULL;
+    PyObject *handlers = Py_XNewRef(core_own_value(pubsub, where)), *handler = NULL, *result = NULL;
     int truth = 0;
 
     if (handlers == NULL || key == NULL)
@@ -242,21 +276,18 @@ static PyObject *found(struct core_lease *lease, PyObject *pubsub, const struct 
     return value;
 }
 
-static PyObject *next_message(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+PyObject *core_message_next(struct core_state *st, PyObject *pubsub, PyObject *timeout,
+                            struct core_ear *ear)
 {
     struct rds_received *received = NULL;
-    struct core_lease *lease;
+    struct core_lease *lease = plain_lease(st, pubsub, ear);
     PyObject *value = NULL;
     const char *why;
     int err;
 
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "_next_message() takes a PubSub and a timeout");
-        return NULL;
-    }
-    lease = plain_lease(core_state_of(module), args[0]);
     if (lease == NULL)
         Py_RETURN_NONE;
+    Py_INCREF(lease);
     err = rds_held_lost(lease->rds, &why); /* before the look: what came first is first */
     /* After some in a row it waits, for what is there: that takes a turn of the loop. */
     if (lease->streak < STREAK)
@@ -264,18 +295,32 @@ static PyObject *next_message(PyObject *module, PyObject *const *args, Py_ssize_
     if (received != NULL) {
         lease->streak++;
         lease->vouched = true;
-        value = found(lease, args[0], &received->arena);
+        value = found(lease, pubsub, &received->arena);
         rds_received_free(received);
     } else if (err != RT_OK && lease->streak < STREAK) {
         value = Py_NewRef(Py_None); /* redis-py connects and subscribes again */
-    } else if (args[1] != Py_None && PyFloat_AsDouble(args[1]) <= 0 && !PyErr_Occurred()) {
+    } else if (timeout != Py_None && PyFloat_AsDouble(timeout) <= 0 && !PyErr_Occurred()) {
         value = Py_NewRef(Py_None); /* it looks once, and gives the loop a turn */
     } else if (!PyErr_Occurred()) {
         lease->streak = 0;
         lease->vouched = false;
-        value = core_lease_wait((PyObject *)lease, args[1]);
+        value = core_lease_wait((PyObject *)lease, timeout);
     }
     Py_DECREF(lease);
+    return value;
+}
+
+static PyObject *next_message(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct core_ear ear = { 0 };
+    PyObject *value;
+
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "_next_message() takes a PubSub and a timeout");
+        return NULL;
+    }
+    value = core_message_next(core_state_of(module), args[0], args[1], &ear);
+    Py_XDECREF(ear.lease);
     return value;
 }
 

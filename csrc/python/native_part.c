@@ -7,6 +7,7 @@
 #include "core.h"
 #include "entry.h"
 #include "lease_type.h"
+#include "listen.h"
 #include "messages.h"
 #include "methods.h"
 #include "pipeline_type.h"
@@ -16,13 +17,15 @@
  * cannot forget one. */
 #define TYPES(X)                                                                   \
     X(bridge_type) X(pool_type) X(channel_type) X(client_type) X(method_type)     \
-    X(entry_type) X(pipeline_type) X(batch_type) X(lease_type) X(push_type)
+    X(entry_type) X(pipeline_type) X(batch_type) X(lease_type) X(push_type)      \
+    X(messages_type) X(next_message_type)
 #define OBJECTS(X)                                                                 \
     X(get_running_loop) X(parse_error) X(connection_error) X(timeout_error)       \
     X(max_connections_error)                                                      \
     X(data_error) X(invalid_response) X(redis_error) X(response_error) X(chain)   \
     X(reads) X(recorder) X(providers) X(commands) X(execute_command)              \
-    X(queue_command) X(speller) X(pubsub_hooks) X(read_response) X(push_log) X(push_log_known) X(debug_level)
+    X(queue_command) X(speller) X(pubsub_hooks) X(read_response) X(push_log)      \
+    X(push_log_known) X(debug_level)
 #define STRINGS(X)                                                                 \
     X(str_add_reader, "add_reader")                                               \
     X(str_remove_reader, "remove_reader")                                         \
@@ -61,6 +64,8 @@
     X(str_patterns, "patterns")                                                   \
     X(str_shard_channels, "shard_channels")                                       \
     X(str_level, "level")                                                         \
+    X(str_subscribed, "subscribed")                                               \
+    X(str_receive, "_receive")                                                    \
     X(str_claim_min_idle_time, "claim_min_idle_time")
 
 /* _setup_redis(parse_error=..., ...): what the C code takes from redis-py. */
@@ -180,6 +185,8 @@ static int native_register(PyObject *module, struct core_state *st)
         add_type(module, &core_entry_spec, "Entry", &n->entry_type) < 0 ||
         add_type(module, &core_batch_spec, "Batch", &n->batch_type) < 0 ||
         add_type(module, &core_lease_spec, "Lease", &n->lease_type) < 0 ||
+        add_type(module, &core_messages_spec, "Messages", &n->messages_type) < 0 ||
+        add_type(module, &core_next_message_spec, "_NextMessage", &n->next_message_type) < 0 ||
         add_subtype(module, &core_push_spec, "Push", &PyList_Type, &n->push_type) < 0 ||
         add_subtype(module, &core_pipeline_spec, "Pipeline", n->client_type,
                     &n->pipeline_type) < 0)

@@ -41,6 +41,16 @@ _core._setup_pubsub(
 )
 
 
+class _Messages(_core.Messages):
+    """What listen() gives."""
+
+    __slots__ = ()
+
+    async def aclose(self) -> None:
+        """There are no more. RuntimeError while a task waits for one."""
+        self._stop()
+
+
 class PubSub(base.PubSub):
     """redis.asyncio's PubSub; arguments and methods are the same."""
 
@@ -90,23 +100,19 @@ class PubSub(base.PubSub):
             return await super().get_message(ignore_subscribe_messages, timeout)
         return await self._hand_over(found, ignore_subscribe_messages)
 
-    async def listen(self) -> AsyncIterator[Any]:
-        """The messages, one after the other, for as long as there are subscriptions."""
-        plain = type(self).subscribed is _SUBSCRIBED
-        while self.channels or self.patterns or self.shard_channels if plain else self.subscribed:
-            found = _next_message(self, None)
-            while type(found) is Future:
-                await found
-                found = _next_message(self, None)
-            if type(found) is not dict:
-                if found is None:
-                    response = await self.parse_response(block=True)
-                    found = await self.handle_message(response)  # type: ignore[no-untyped-call]
-                else:
-                    found = await self._hand_over(found, False)
-                if found is None:
-                    continue
-            yield found
+    def listen(self) -> AsyncIterator[Any]:
+        """The messages, one after the other, for as long as there are subscriptions.
+
+        An asynchronous iterator, with ``aclose()``; an error ends it.
+        """
+        return _Messages(self, type(self).subscribed is _SUBSCRIBED)
+
+    async def _receive(self, found: tuple[Any, ...] | None) -> Any:
+        """What a listener is to have of what is no plain message, or of redis-py's way."""
+        if found is not None:
+            return await self._hand_over(found, False)
+        response = await self.parse_response(block=True)
+        return await self.handle_message(response)  # type: ignore[no-untyped-call]
 
     async def _hand_over(self, found: tuple[Any, ...], ignore: bool) -> Any:
         """A message to its handler; or what is no message: a confirmation, a reply."""
