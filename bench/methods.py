@@ -25,7 +25,7 @@ from offloop.redis.methods import SHORT_CUTS, ShortCut
 _TURN_SECS = 0.1
 _WARMUP_TURNS = 2
 _TEXT = "offloop-0123456789"
-_KEYS = ("ap", "few", "h", "l", "n", "s", "st", "z")
+_KEYS = ("ap", "few", "h", "l", "n", "s", "st", "x", "z")
 
 #: Methods that saved too little to be in the table when they were measured.
 CANDIDATES: dict[str, ShortCut] = {
@@ -56,6 +56,8 @@ CALLS: tuple[str, ...] = (
     "sadd('st', 'a')",
     "srem('st', 'none')",
     "zrem('z', 'none')",
+    "xread({'x': '$'})",
+    "xreadgroup('g', 'c', {'x': '>'}, count=1)",
     "hget('h', 'f')",
     "hgetall('h')",
     "incr('n', 1)",
@@ -132,6 +134,7 @@ async def _prepare(client: Any) -> None:
     await client.rpush("few", "a", "b", "c")
     await client.sadd("st", "a", "b", "c")
     await client.zadd("z", {"m": 2.5})
+    await client.xgroup_create("x", "g", mkstream=True)
 
 
 async def _compare(comparison: Comparison) -> dict[str, float]:

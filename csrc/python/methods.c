@@ -8,6 +8,8 @@
 
 #define FEW 8     /* arguments of a method with options */
 #define OPTIONS 4 /* options of a method, at most */
+#define MAPPED 8  /* items of a mapping, at most */
+#define SPELLED (1 + FEW + 2 * OPTIONS + 1 + 2 * MAPPED)
 
 /* A parameter that puts a word, or a word and a number, behind the arguments. */
 struct option {
@@ -15,6 +17,7 @@ struct option {
     PyObject *token; /* owned: the word */
     bool number;     /* int or None; otherwise a bool */
     long group;      /* of one group there may be one */
+    long least;      /* number */
 };
 
 struct core_method {
@@ -26,7 +29,11 @@ struct core_method {
     PyObject *known;    /* owned: core_args_describe() of it */
     Py_ssize_t least, most;
     struct option options[OPTIONS]; /* in the order of the parameters */
+    unsigned order[OPTIONS];        /* that of the words: indices of options */
     Py_ssize_t option_count;
+    PyObject *prefix; /* owned: a word before the arguments, or NULL */
+    PyObject *mapped; /* owned: a word before the keys and the values of the last argument,
+                       * a dict; or NULL */
 };
 
 /* ---- calling -------------------------------------------------------------------------- */
@@ -70,33 +77,79 @@ static bool sort_options(const struct core_method *method, PyObject *const *args
     return true;
 }
 
-/* Put the options behind the arguments: words first, then words with a number.  The
- * new count, or -1 where a value is of another type or two exclude each other. */
+/* Put the options behind the arguments, in their order on the wire.  The new count, or
+ * -1 where a value is of another type, too small, or two exclude each other. */
 static Py_ssize_t append_options(const struct core_method *method, PyObject *const *values,
                                  PyObject **out, Py_ssize_t count)
 {
     long groups = 0;
-    Py_ssize_t i;
-    int number;
+    Py_ssize_t k;
 
-    for (number = 0; number <= 1; number++) {
-        for (i = 0; i < method->option_count; i++) {
-            const struct option *option = &method->options[i];
+    for (k = 0; k < method->option_count; k++) {
+        const struct option *option = &method->options[method->order[k]];
+        PyObject *value = values[method->order[k]];
+        int overflow = 0;
 
-            if (option->number != (number == 1) || values[i] == NULL ||
-                values[i] == (number ? Py_None : Py_False))
-                continue;
-            if (number ? !PyLong_CheckExact(values[i]) : values[i] != Py_True)
-                return -1;
-            if (groups & 1L << option->group)
-                return -1;
-            groups |= 1L << option->group;
-            out[count++] = option->token;
-            if (number)
-                out[count++] = values[i];
-        }
+        if (value == NULL || value == (option->number ? Py_None : Py_False))
+            continue;
+        if (option->number ? !PyLong_CheckExact(value) : value != Py_True)
+            return -1;
+        if (option->number && option->least > LONG_MIN &&
+            PyLong_AsLongAndOverflow(value, &overflow) < option->least && overflow <= 0)
+            return -1;
+        if (groups & 1L << option->group)
+            return -1;
+        groups |= 1L << option->group;
+        out[count++] = option->token;
+        if (option->number)
+            out[count++] = value;
     }
     return count;
+}
+
+/* Whether an argument that is to be a mapping is a small dict of plain things. */
+static bool is_plain_mapping(PyObject *arg)
+{
+    PyObject *item[2];
+    Py_ssize_t pos = 0;
+
+    if (!PyDict_CheckExact(arg) || PyDict_GET_SIZE(arg) < 1 || PyDict_GET_SIZE(arg) > MAPPED)
+        return false;
+    while (PyDict_Next(arg, &pos, &item[0], &item[1])) {
+        if (!are_plain(item, 2))
+            return false;
+    }
+    return true;
+}
+
+/* All keys, then all values.  The new count. */
+static Py_ssize_t append_mapping(PyObject *mapping, PyObject **out, Py_ssize_t count)
+{
+    Py_ssize_t size = PyDict_GET_SIZE(mapping), pos = 0, i = 0;
+    PyObject *key, *value;
+
+    while (PyDict_Next(mapping, &pos, &key, &value)) {
+        out[count + i] = key;
+        out[count + size + i++] = value;
+    }
+    return count + 2 * size;
+}
+
+/* What is sent for arguments that are few and plain, and the values of options: into out.
+ * Its count, or -1. */
+static Py_ssize_t spell(const struct core_method *method, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *const *values, PyObject **out)
+{
+    Py_ssize_t count = 0, plain = nargs - (method->mapped != NULL);
+
+    if (method->prefix != NULL)
+        out[count++] = method->prefix;
+    memcpy(out + count, args, (size_t)plain * sizeof *out);
+    count = append_options(method, values, out, count + plain);
+    if (count < 0 || method->mapped == NULL)
+        return count;
+    out[count++] = method->mapped;
+    return append_mapping(args[plain], out, count);
 }
 
 /* Whether the object's commands may take the short cut just now. */
@@ -116,8 +169,8 @@ static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssiz
 {
     struct core_given given = { .method = (PyObject *)method, .values = args + 1,
                                 .nargs = nargs - 1, .names = kwnames };
-    PyObject *values[OPTIONS] = { NULL }, *few[FEW + 2 * OPTIONS];
-    bool optional, declined = false, is_pipeline;
+    PyObject *values[OPTIONS] = { NULL }, *few[SPELLED];
+    bool optional, spelled, declined = false, is_pipeline, mapped = method->mapped != NULL;
     struct core_client *client;
 
     if (nargs < 1 || !PyObject_TypeCheck(args[0], method->st->native.client_type))
@@ -132,11 +185,13 @@ static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssiz
         return NULL;
     if (optional)
         nargs = method->most; /* what sort_options() left of them */
-    if (nargs < method->least || !are_plain(args, nargs) || !is_open(method, client, is_pipeline))
+    if (nargs < method->least || !are_plain(args, nargs - mapped) ||
+        (mapped && (is_pipeline || !is_plain_mapping(args[nargs - 1]))) ||
+        !is_open(method, client, is_pipeline))
         return NULL;
-    if (optional) {
-        memcpy(few, args, (size_t)nargs * sizeof *few);
-        nargs = append_options(method, values, few, nargs);
+    spelled = optional || mapped || method->prefix != NULL;
+    if (spelled) {
+        nargs = spell(method, args, nargs, values, few);
         if (nargs < 0)
             return NULL;
         args = few;
@@ -202,22 +257,27 @@ static PyObject *method_repr(PyObject *op)
 
 /* ---- the type --------------------------------------------------------------------------------- */
 
-static int take_option(struct core_method *method, PyObject *item)
+static int take_option(struct core_method *method, PyObject *item, Py_ssize_t count)
 {
     struct option *option = &method->options[method->option_count];
     PyObject *name, *token;
     int number;
+    long place;
 
-    if (!PyTuple_Check(item) ||
-        !PyArg_ParseTuple(item, "UUpl:option", &name, &token, &number, &option->group)) {
+    if (!PyTuple_Check(item) || !PyArg_ParseTuple(item, "UUplll:option", &name, &token, &number,
+                                                  &option->group, &option->least, &place)) {
         if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "an option is (name, token, number, group)");
+            PyErr_SetString(PyExc_TypeError,
+                            "an option is (name, token, number, group, least, place)");
         return -1;
     }
-    if (option->group < 0 || option->group >= OPTIONS) {
-        PyErr_SetString(PyExc_ValueError, "Method: an option's group is 0 to 3");
+    if (option->group < 0 || option->group >= OPTIONS || place < 0 || place >= count ||
+        method->order[place] != OPTIONS) {
+        PyErr_SetString(PyExc_ValueError, "Method: an option's group is 0 to 3, its place one of "
+                                          "the options' and its own");
         return -1;
     }
+    method->order[place] = (unsigned)method->option_count;
     option->name = Py_NewRef(name);
     PyUnicode_InternInPlace(&option->name);
     option->token = Py_NewRef(token);
@@ -229,22 +289,33 @@ static int take_option(struct core_method *method, PyObject *item)
 /* Fill in a new method.  0, or -1 with an exception set. */
 static int configure(struct core_method *method, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "function", "command", "least", "most", "options", NULL };
-    PyObject *function, *name, *options = NULL;
+    static char *names[] = { "function", "command", "least",  "most",
+                             "options",  "prefix",  "mapped", NULL };
+    PyObject *function, *name, *options = NULL, *prefix = Py_None, *mapped = Py_None;
     bool shared = false;
     Py_ssize_t i;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUnn|O!:Method", names, &function, &name,
-                                     &method->least, &method->most, &PyTuple_Type, &options))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUnn|O!OO:Method", names, &function, &name,
+                                     &method->least, &method->most, &PyTuple_Type, &options,
+                                     &prefix, &mapped))
         return -1;
     if (!PyCallable_Check(function) || method->least < 0 || method->most < method->least ||
-        (options != NULL && PyTuple_GET_SIZE(options) > 0 &&
-         (method->most > FEW || PyTuple_GET_SIZE(options) > OPTIONS))) {
+        (options != NULL && PyTuple_GET_SIZE(options) > OPTIONS) ||
+        (method->most > FEW && ((options != NULL && PyTuple_GET_SIZE(options) > 0) ||
+                                prefix != Py_None || mapped != Py_None)) ||
+        (mapped != Py_None && method->least < 1)) {
         PyErr_SetString(PyExc_ValueError, "Method: not a function and the arguments it takes");
         return -1;
     }
+    if ((prefix != Py_None && !PyUnicode_Check(prefix)) ||
+        (mapped != Py_None && !PyUnicode_Check(mapped))) {
+        PyErr_SetString(PyExc_TypeError, "Method: prefix and mapped are words");
+        return -1;
+    }
+    for (i = 0; i < OPTIONS; i++)
+        method->order[i] = OPTIONS;
     for (i = 0; options != NULL && i < PyTuple_GET_SIZE(options); i++) {
-        if (take_option(method, PyTuple_GET_ITEM(options, i)) < 0)
+        if (take_option(method, PyTuple_GET_ITEM(options, i), PyTuple_GET_SIZE(options)) < 0)
             return -1;
     }
     method->function = Py_NewRef(function);
@@ -252,7 +323,10 @@ static int configure(struct core_method *method, PyObject *args, PyObject *kwarg
     method->known = core_args_describe(method->st, name, &shared);
     if (method->known == NULL)
         return -1;
-    if (!shared) {
+    method->prefix = prefix != Py_None ? Py_NewRef(prefix) : NULL;
+    method->mapped = mapped != Py_None ? Py_NewRef(mapped) : NULL;
+    /* Of one with a mapping the arguments decide; a pipeline asks redis-py's function. */
+    if (!shared && method->mapped == NULL) {
         PyErr_Format(PyExc_ValueError, "Method: %U may not always share a connection", name);
         return -1;
     }
@@ -298,6 +372,8 @@ static void method_dealloc(PyObject *op)
         Py_CLEAR(method->options[i].name);
         Py_CLEAR(method->options[i].token);
     }
+    Py_CLEAR(method->prefix);
+    Py_CLEAR(method->mapped);
     Py_CLEAR(method->function);
     Py_CLEAR(method->name);
     Py_CLEAR(method->known);
@@ -313,7 +389,8 @@ static PyMemberDef method_members[] = {
 };
 
 static PyType_Slot method_slots[] = {
-    { Py_tp_doc, "Method(function, command, least, most, options=...)\n--\n\n"
+    { Py_tp_doc, "Method(function, command, least, most, options=..., prefix=None, mapped=None)"
+                 "\n--\n\n"
                  "A command method of redis-py's with a native short cut for a call with\n"
                  "least to most plain arguments." },
     { Py_tp_new, method_new },

@@ -8,12 +8,15 @@
  * Client; function is redis-py's own.  Called on an object with `least` to `most`
  * positional arguments, all of exactly the types str, bytes, int or float, it does
  * what execute_command("GET", *args) does.  `options` are parameters behind them
- * that become words (nx=True: NX) or words with a number (ex=60: EX 60).  For
+ * that become words (nx=True: NX) or words with a number (ex=60: EX 60).  `mapped` is for
+ * xread(): the last argument is a dict, sent behind that word, first keys, then values;
+ * `prefix`, for xreadgroup(), a word before the others.  For
  * everything else it calls function: for other keywords, counts and types, and where
  * that object's execute_command is not Client's, since whoever overrides it is to see
  * every command.  Hence errors, options and odd arguments are redis-py's to the letter.
  *
- * On a pipeline it queues instead: the same short cut, with the same conditions.
+ * On a pipeline it queues instead: the same short cut, with the same conditions, and
+ * without a mapping.
  *
  * Correct: the short cut is taken only where function would do nothing else than
  * hand its arguments on, in their order, behind the command's name.  The option

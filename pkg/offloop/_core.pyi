@@ -299,7 +299,9 @@ class Method:
         command: str,
         least: int,
         most: int,
-        options: tuple[tuple[str, str, bool, int], ...] = ...,
+        options: tuple[tuple[str, str, bool, int, int, int], ...] = ...,
+        prefix: str | None = None,
+        mapped: str | None = None,
     ) -> Method: ...
     def __get__(self, instance: Any, owner: Any = None, /) -> Callable[..., Any]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

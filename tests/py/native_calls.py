@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import socket
+from collections import OrderedDict
 from enum import Enum
 from typing import Any
 
@@ -38,6 +39,19 @@ PLAIN: dict[str, list[tuple[Any, ...]]] = {
     "set": [("s", "v"), (b"s", b"\xff\x00"), ("s", 5), ("s", 2.5), ("h", "v"), ("s", -(2**80))],
     "srem": [("st", "a"), ("st", "a", "none")],
     "unlink": [("s",), ("s", "n", "none")],
+    "xread": [
+        ({"x": "0"},),
+        ({b"x": b"0-0", "none": 0, "y": 5.5},),
+        ({"s": "0"},),
+        ({"x": "$"},),
+        ({f"x{i}": "0" for i in range(8)},),
+    ],
+    "xreadgroup": [
+        ("g", "c", {"x": ">"}),
+        (b"g", 7, {"x": "0", "y": ">"}),
+        ("none", "c", {"x": ">"}),
+        ("COUNT", "BLOCK", {"x": ">"}),
+    ],
     "zrem": [("z", "m"), ("z", "m", "none")],
 }
 
@@ -61,6 +75,32 @@ WITH_OPTIONS: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         (("s", "v"), {"ex": 0}),
         (("s", "v"), {"ex": -5}),
         (("s", "v"), {"ex": 2**70}),
+    ],
+    "xread": [
+        (({"x": "0"},), {"count": 1}),
+        (({"x": "0"}, 2), {}),
+        (({"x": "0"}, None), {"block": None}),
+        (({"x": "0"},), {"count": 2**70}),
+    ],
+    "xreadgroup": [
+        (("g", "c", {"x": ">"}), {"count": 1}),
+        (("g", "c", {"x": ">"}, 1), {"noack": True}),
+        (("g", "c", {"x": ">"}, None, None, True), {}),
+        (("g", "c", {"x": ">"}), {"noack": False, "block": None}),
+    ],
+}
+
+# The same, on connections of their own: the server may wait.
+WAITING: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "xread": [
+        (({"x": "0", "y": "$"},), {"count": 1, "block": 10}),
+        (({"y": "$"}, 3, 1), {}),
+        (({"x": "0"},), {"block": 0}),
+    ],
+    "xreadgroup": [
+        (("g", "c", {"x": ">"}), {"count": 1, "block": 10, "noack": True}),
+        (("g", "c", {"y": ">"}, 2, 1), {}),
+        (("g", "c", {"x": ">"}), {"block": 0}),
     ],
 }
 
@@ -121,12 +161,48 @@ ODD: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         (("s",), {}),
         (("s", "v"), {"unknown": 1}),
     ],
+    "xread": [
+        ((), {}),
+        (({},), {}),
+        (("x",), {}),
+        (({"x": None},), {}),
+        (({("x",): "0"},), {}),
+        (({Name.KEY: "0"},), {}),
+        (({f"x{i}": "0" for i in range(9)},), {}),
+        ((), {"streams": {"x": "0"}}),
+        (({"x": "0"},), {"streams": {"x": "0"}}),
+        (({"x": "0"},), {"count": 0}),
+        (({"x": "0"},), {"count": -(2**70)}),
+        (({"x": "0"},), {"count": True}),
+        (({"x": "0"},), {"count": "1"}),
+        (({"x": "0"},), {"block": -1}),
+        (({"x": "0"},), {"max_count": 5}),
+        (({"x": "0"}, 1, None, None, None, 1), {}),
+        ((OrderedDict(x="0"),), {}),
+    ],
+    "xreadgroup": [
+        (("g", "c"), {}),
+        (("g", "c", {}), {}),
+        (("g", None, {"x": ">"}), {}),
+        (("g", "c", {"x": ">"}), {"noack": 1}),
+        (("g", "c", {"x": ">"}), {"claim_min_idle_time": 0}),
+        (("g", "c", {"x": ">"}), {"count": 0}),
+        (("g",), {"consumername": "c", "streams": {"x": ">"}}),
+    ],
 }
 
 
 def short_calls(name: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """The calls of a method that take the short cut."""
     return [(args, {}) for args in PLAIN[name]] + WITH_OPTIONS.get(name, [])
+
+
+def least_args(name: str, key: str) -> tuple[Any, ...]:
+    """The fewest arguments of a method's short cut, the first key being ``key``."""
+    cut = SHORT_CUTS[name]
+    if cut.mapped is not None:
+        return (*("g" for _ in range(cut.least - 1)), {key: "0"})
+    return (key, *(str(number) for number in range(2, cut.least + 1)))
 
 
 class Monitor:
@@ -142,15 +218,15 @@ class Monitor:
         self.socket.sendall(b"MONITOR\r\n")
         assert self.file.readline() == b"+OK\r\n"
 
-    def seen(self, port: int) -> list[bytes]:
-        """The commands that came over TCP from our port since the last look."""
+    def seen(self, port: int | None = None) -> list[bytes]:
+        """The commands that came over TCP since the last look, from our port or any."""
         self.marks += 1
         mark = f'"mark-{self.marks}"'.encode()
         self.server.cmd("ECHO", f"mark-{self.marks}")
         found = []
         while mark not in (line := self.file.readline()):
             head, _, rest = line.partition(b"] ")
-            if head.endswith(f":{port}".encode()):
+            if head.endswith(f":{port}".encode()) if port else b"unix:" not in head:
                 found.append(rest)
         return found
 
@@ -168,5 +244,10 @@ def seed(server: Server) -> None:
         ("SADD", "st", "a", "b"),
         ("ZADD", "z", "2.5", "m"),
         ("SET", "t", "x", "EX", "1000"),
+        ("XADD", "x", "1-1", "f", "v"),
+        ("XADD", "x", "1-2", "f", "w"),
+        ("XADD", "x", "2-1", "f", "v", "g", "w"),
+        ("XGROUP", "CREATE", "x", "g", "0"),
+        ("XGROUP", "CREATE", "y", "g", "0", "MKSTREAM"),
     ):
         server.cmd(*command)

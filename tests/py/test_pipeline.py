@@ -275,6 +275,8 @@ async def test_pipelines_of_module_groups(server: Server) -> None:
 def _short_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     for name, cut in SHORT_CUTS.items():
+        if cut.mapped is not None:
+            continue  # redis-py's own function queues it
         for count in range(cut.least, min(cut.most, cut.least + 2) + 1):
             calls.append((name, ("k", 1, 2, 3, "m", 5)[:count], {}))
     calls += [
@@ -284,6 +286,7 @@ def _short_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
         ("set", ("k", "v"), {"get": True, "keepttl": True}),
         ("lpop", ("k",), {"count": 2}),
         ("mget", (["a", "b"],), {}),
+        ("xreadgroup", ("g", "c", {"s": ">"}), {"count": 1}),
         ("get", (b"k",), {}),
         ("get", (), {"name": "k"}),
     ]

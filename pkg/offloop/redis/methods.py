@@ -23,6 +23,26 @@ _ANY = sys.maxsize
 
 
 @dataclass(frozen=True)
+class Option:
+    """A parameter behind the arguments, as far as it is known here.
+
+    Args:
+        name: the parameter's.
+        word: on the wire.
+        place: of the word among those of the options.
+        group: of which at most one may be given.
+        least: the smallest number that goes with the word; None where there is none,
+            and the parameter is a bool.
+    """
+
+    name: str
+    word: str
+    place: int
+    group: int
+    least: int | None = None
+
+
+@dataclass(frozen=True)
 class ShortCut:
     """How redis-py's method becomes a command.
 
@@ -30,26 +50,44 @@ class ShortCut:
         command: its name.
         least: how few positional arguments it has.
         most: how many.
-        options: the parameters behind them, as far as they are known here: name, word
-            on the wire, whether an int goes with it, and a group of which at most one
-            may be given. Words without a number are sent first.
+        options: the parameters behind them, in their order.
+        prefix: a word before the arguments.
+        mapped: a word before the keys and then the values of the last argument, a dict.
     """
 
     command: str
     least: int
     most: int
-    options: tuple[tuple[str, str, bool, int], ...] = ()
+    options: tuple[Option, ...] = ()
+    prefix: str | None = None
+    mapped: str | None = None
 
     def method(self, function: Callable[..., Any]) -> _core.Method:
         """The short cut around redis-py's own ``function``."""
-        return _core.Method(function, self.command, self.least, self.most, self.options)
+        options = tuple(
+            (each.name, each.word, each.least is not None, each.group, each.least or 0, each.place)
+            for each in self.options
+        )
+        return _core.Method(
+            function, self.command, self.least, self.most, options, self.prefix, self.mapped
+        )
 
 
+_INT = -sys.maxsize - 1
 _SET_OPTIONS = (
-    ("ex", "EX", True, 0),
-    ("px", "PX", True, 0),
-    ("nx", "NX", False, 1),
-    ("xx", "XX", False, 1),
+    Option("ex", "EX", 2, 0, _INT),
+    Option("px", "PX", 3, 0, _INT),
+    Option("nx", "NX", 0, 1),
+    Option("xx", "XX", 1, 1),
+)
+_XREAD_OPTIONS = (
+    Option("count", "COUNT", 1, 0, 1),
+    Option("block", "BLOCK", 0, 1, 0),
+)
+_XREADGROUP_OPTIONS = (
+    Option("count", "COUNT", 0, 0, 1),
+    Option("block", "BLOCK", 1, 1, 0),
+    Option("noack", "NOACK", 2, 2),
 )
 
 SHORT_CUTS: Mapping[str, ShortCut] = {
@@ -67,6 +105,10 @@ SHORT_CUTS: Mapping[str, ShortCut] = {
     "set": ShortCut("SET", 2, 2, options=_SET_OPTIONS),
     "srem": ShortCut("SREM", 2, _ANY),
     "unlink": ShortCut("UNLINK", 1, _ANY),
+    "xread": ShortCut("XREAD", 1, 1, _XREAD_OPTIONS, mapped="STREAMS"),
+    "xreadgroup": ShortCut(
+        "XREADGROUP", 3, 3, _XREADGROUP_OPTIONS, prefix="GROUP", mapped="STREAMS"
+    ),
     "zrem": ShortCut("ZREM", 2, _ANY),
 }
 
