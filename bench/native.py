@@ -42,11 +42,11 @@ def _compile(name: str, *arguments: str) -> Path:
     return program
 
 
-def build_c_loop() -> Path:
-    """The loop of redisCommand, on the same hiredis that offloop is built with."""
+def build_with_hiredis(name: str) -> Path:
+    """c_loop or c_window, on the same hiredis that offloop is built with."""
     OUT.mkdir(parents=True, exist_ok=True)
     _run([sys.executable, str(ROOT / "csrc/build/hiredis.py"), "--out", str(OUT)], 300)
-    return _compile("c_loop", "-isystem", str(OUT / "include"), str(OUT / "libhiredis.a"))
+    return _compile(name, "-isystem", str(OUT / "include"), str(OUT / "libhiredis.a"))
 
 
 def build_delay_proxy() -> Path:
@@ -64,6 +64,17 @@ def c_loop(program: Path, port: int, key: str, secs: float, depth: int = 0) -> d
     if depth > 0:
         command.append(str(depth))
     found: dict[str, float] = json.loads(_run(command, secs + 30))
+    return found
+
+
+def c_window(
+    program: Path, port: int, key: str, secs: float, depth: int, work_ns: int
+) -> dict[str, float]:
+    """Run it with so many commands under way and so much work for each reply."""
+    numbers = [str(secs), str(depth), str(work_ns)]
+    found: dict[str, float] = json.loads(
+        _run([str(program), "127.0.0.1", str(port), key, *numbers], secs + 30)
+    )
     return found
 
 

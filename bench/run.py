@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import redis
-from native import build_c_loop, build_delay_proxy
+from native import build_delay_proxy, build_with_hiredis
 from offloop.bench.cli import FAILED, INTERRUPTED, terminate_cleanly
 from offloop.bench.compare import machine, prepared
 from offloop.bench.options import BenchError
@@ -58,7 +58,8 @@ def _arguments() -> argparse.Namespace:
 def _suite(found: argparse.Namespace) -> None:
     if importlib.util.find_spec("hiredis") is None:
         raise BenchError("redis.asyncio needs its hiredis parser here: pip install hiredis")
-    loop_program, proxy_program = build_c_loop(), build_delay_proxy()
+    loop_program, window_program = map(build_with_hiredis, ("c_loop", "c_window"))
+    proxy_program = build_delay_proxy()
     report = Report()
     began = time.monotonic()
     with PrivateServer() as server, prepared(server.url) as version:
@@ -73,6 +74,7 @@ def _suite(found: argparse.Namespace) -> None:
             found.rounds,
             found.secs,
             loop_program,
+            window_program,
             proxy_program,
             report,
         )

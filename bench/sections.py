@@ -14,7 +14,7 @@ from fanout import Fanout, fan_out, make_room
 from inflight import Flight, fly
 from methods import CALLS, Comparison, compare
 from mixed import Mix, mix
-from native import c_loop, delay_proxy, ping_us, redis_benchmark
+from native import c_loop, c_window, delay_proxy, ping_us, redis_benchmark
 from offloop.bench.peers import Setup
 from offloop.bench.worker import Task, measure
 from offloop.bench.workload import KEY
@@ -24,6 +24,7 @@ from rows import Numbers, Report, Rounds, interleaved
 #: redis.asyncio's pool in every section.
 CONNECTIONS = 50
 EACH_WAY_US = 500
+WORK_NS = 2_000  # for a reply: what a command may cost a client
 IN_FLIGHT = 100_000
 FEW_IN_FLIGHT = 1_000
 _PIPELINED_PER_SEC = 1_000_000
@@ -41,6 +42,7 @@ class Bench:
     rounds: int
     secs: float
     loop_program: Path
+    window_program: Path
     proxy_program: Path
     report: Report
 
@@ -167,10 +169,16 @@ def round_trip(bench: Bench) -> None:
     """p50 with 50 tasks on a server that is 1 ms further away."""
     with delay_proxy(bench.proxy_program, bench.port, EACH_WAY_US) as port:
         url = f"redis://127.0.0.1:{port}/0"
+
+        def window(work_ns: int) -> Callable[[], Numbers]:
+            return partial(c_window, bench.window_program, port, KEY, bench.secs, 50, work_ns)
+
         rounds = bench.rounds_of(
             "Behind a proxy that adds 1 ms of round trip, 50 tasks",
             {
                 "ping": lambda: {"p50_us": ping_us(port)},
+                "window": window(0),
+                "busy window": window(WORK_NS),
                 "offloop": bench.peer("offloop", 50, url=url),
                 "asyncio": bench.peer("asyncio", 50, url=url),
             },
@@ -179,8 +187,13 @@ def round_trip(bench: Bench) -> None:
     bench.report.note("round trip of a lone PING on a plain socket", f"{trip / 1e3:.3f} ms")
     seen = rounds.median("offloop", "p50_us")
     bench.report.at_most("p50 in such round trips", seen / trip, 1.1, "", f"({seen / 1e3:.3f} ms)")
-    theirs = rounds.median("asyncio", "p50_us")
-    bench.report.note("redis.asyncio's p50", f"{theirs / trip:.2f} ({theirs / 1e3:.3f} ms)")
+    for name, what in (
+        ("window", "that of a C program with 50 GETs under way"),
+        ("busy window", f"that of one busy for {WORK_NS / 1e3:.0f} us with each reply"),
+        ("asyncio", "redis.asyncio's p50"),
+    ):
+        other = rounds.median(name, "p50_us")
+        bench.report.note(what, f"{other / trip:.2f} ({other / 1e3:.3f} ms)")
 
 
 def in_flight(bench: Bench) -> None:
