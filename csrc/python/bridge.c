@@ -361,6 +361,12 @@ static void kick_held(struct core_bridge *bridge)
     Py_DECREF(channel);
 }
 
+/* The time, as of the command that the last step of a task made, or of now. */
+static uint64_t now_of(const struct core_bridge *bridge)
+{
+    return bridge->ticked ? bridge->clock : rt_now();
+}
+
 void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel)
 {
     if (bridge->draining == 0 || rds_channel_alone(channel->rds)) {
@@ -371,7 +377,7 @@ void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel)
         return;
     kick_held(bridge);
     bridge->held = (struct core_channel *)Py_NewRef(channel);
-    bridge->held_since = rt_now();
+    bridge->held_since = now_of(bridge);
     rds_channel_hold(channel->rds, bridge->held_since);
 }
 
@@ -416,8 +422,9 @@ static int drain(struct core_bridge *bridge, PyObject *loop)
     bridge->debug = w.debug;
     bridge->draining++;
     while ((base = rt_mailbox_next(bridge->mailbox)) != NULL) {
+        bridge->ticked = false;
         rc = handle(&w, bridge, core_job_of(base));
-        if (bridge->held != NULL && rt_now() - bridge->held_since > HOLD_NS)
+        if (bridge->held != NULL && now_of(bridge) - bridge->held_since > HOLD_NS)
             kick_held(bridge);
         if (rc < 0 || ++handled >= DRAIN_MAX) {
             rt_mailbox_again(bridge->mailbox);

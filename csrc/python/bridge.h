@@ -73,6 +73,8 @@ struct core_bridge {
     uint64_t drains;
     struct core_channel *held; /* owned: commands were pushed and not kicked */
     uint64_t held_since;
+    uint64_t clock;           /* rt_now() when a command was last made, */
+    bool ticked;              /* in the step of a task that is not over */
     unsigned draining;        /* drains on the stack */
     PyObject *mark;           /* owned, in a drain: what says that its loop runs here */
     struct rt_joblist parked; /* waiting for room, in order */

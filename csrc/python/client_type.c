@@ -305,6 +305,7 @@ struct call {
     PyObject *const *args;
     Py_ssize_t nargs;
     PyObject *kwnames;
+    uint64_t now; /* when it was made */
 };
 
 /* Its arguments with the name, to be kept while it is out: a tuple. */
@@ -335,6 +336,15 @@ static void set_route(struct core_job *job, const struct core_channel *channel,
     }
 }
 
+/* A command is made, now.  Whether metrics are on: as core_observed(). */
+static int make_call(struct core_client *client, struct core_bridge *bridge, struct call *call)
+{
+    call->now = bridge->clock = rt_now();
+    bridge->ticked = true;
+    return bridge->outstanding > 0 ? core_observed_at(client->st, call->now)
+                                   : core_observed(client->st, false);
+}
+
 static PyObject *execute_native(struct core_client *client, struct core_bridge *bridge,
                                 PyObject *loop, const struct call *call, bool *leased)
 {
@@ -348,7 +358,7 @@ static PyObject *execute_native(struct core_client *client, struct core_bridge *
     int rc;
 
     if (channel->timeout != RT_NEVER)
-        deadline = rt_after(rt_now(), channel->timeout);
+        deadline = rt_after(call->now, channel->timeout);
     job = core_bridge_job(bridge, deadline);
     if (job == NULL)
         return NULL;
@@ -456,7 +466,7 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
             return NULL;
         return core_call_instead(op, native->str_execute_deferred, args, nargs, kwnames);
     }
-    observed = core_observed(client->st, bridge->outstanding > 0);
+    observed = make_call(client, bridge, &call);
     if (observed != 0)
         return observed < 0 ? NULL
                             : core_call_instead(op, native->str_execute_leased, args, nargs, kwnames);
@@ -466,11 +476,21 @@ static PyObject *execute_command(PyObject *op, PyObject *const *args, Py_ssize_t
     return result;
 }
 
+int core_client_is_changed(struct core_client *client)
+{
+    PyObject **dict = _PyObject_GetDictPtr((PyObject *)client);
+
+    if (dict == NULL || *dict == NULL)
+        return 0;
+    return PyDict_Contains(*dict, client->st->native.str_execute_command);
+}
+
 int core_client_executes(struct core_client *client, PyObject *how)
 {
     struct core_native_state *native = &client->st->native;
     PyTypeObject *type = Py_TYPE(client);
-    PyObject **dict, *found;
+    PyObject *found;
+    int changed;
 
     if (type->tp_getattro != PyObject_GenericGetAttr)
         return 0;
@@ -478,14 +498,8 @@ int core_client_executes(struct core_client *client, PyObject *how)
     if (found != how &&
         (found == NULL || core_entry_native(client->st, found) != how))
         return 0;
-    dict = _PyObject_GetDictPtr((PyObject *)client);
-    if (dict == NULL || *dict == NULL)
-        return 1;
-    switch (PyDict_Contains(*dict, native->str_execute_command)) {
-    case 0: return 1;
-    case 1: return 0;
-    default: return -1;
-    }
+    changed = core_client_is_changed(client);
+    return changed < 0 ? -1 : !changed;
 }
 
 PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject *name,
@@ -504,7 +518,7 @@ PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject
         *declined = !PyErr_Occurred();
         return NULL;
     }
-    observed = core_observed(client->st, bridge->outstanding > 0);
+    observed = make_call(client, bridge, &call);
     if (observed != 0) {
         *declined = observed > 0;
         return NULL;

@@ -35,6 +35,10 @@ struct core_client {
  * 1, 0, or -1 with an exception set.  Thread: any.  GIL: held. */
 int core_client_executes(struct core_client *client, PyObject *how);
 
+/* Whether the instance has an execute_command of its own: what is left to ask of an
+ * object of whose class the above is known.  As above. */
+int core_client_is_changed(struct core_client *client);
+
 /* execute_command(name, *args) by the native way, name being known.  NULL with
  * *declined true and no exception where that way is not open just now (no channel
  * yet, a client that is leased only, no running loop): execute_command finds the

@@ -31,6 +31,10 @@ struct core_method {
     struct option options[OPTIONS]; /* in the order of the parameters */
     unsigned order[OPTIONS];        /* that of the words: indices of options */
     Py_ssize_t option_count;
+    /* The class of the client that it was last called on, and its version: if that has
+     * not changed, objects of it are no pipelines, and execute_command is Client's. */
+    const PyTypeObject *seen;
+    unsigned seen_version;
     PyObject *prefix; /* owned: a word before the arguments, or NULL */
     PyObject *mapped; /* owned: a word before the keys and the values of the last argument,
                        * a dict; or NULL */
@@ -152,15 +156,29 @@ static Py_ssize_t spell(const struct core_method *method, PyObject *const *args,
     return append_mapping(args[plain], out, count);
 }
 
+static bool is_seen(const struct core_method *method, const PyTypeObject *type)
+{
+    return method->seen == type && method->seen_version == type->tp_version_tag &&
+           type->tp_version_tag != 0;
+}
+
 /* Whether the object's commands may take the short cut just now. */
 static bool is_open(struct core_method *method, struct core_client *client, bool is_pipeline)
 {
     struct core_native_state *native = &method->st->native;
+    bool open;
 
     if (is_pipeline)
         return core_pipeline_queues((struct core_pipeline *)client) &&
                core_client_executes(client, native->queue_command) > 0;
-    return core_client_executes(client, native->execute_command) > 0;
+    if (is_seen(method, Py_TYPE(client)))
+        return core_client_is_changed(client) == 0;
+    open = core_client_executes(client, native->execute_command) > 0;
+    if (open) {
+        method->seen = Py_TYPE(client);
+        method->seen_version = Py_TYPE(client)->tp_version_tag;
+    }
+    return open;
 }
 
 /* The short cut.  NULL without an exception where it is not to be taken. */
@@ -173,10 +191,12 @@ static PyObject *send(struct core_method *method, PyObject *const *args, Py_ssiz
     bool optional, spelled, declined = false, is_pipeline, mapped = method->mapped != NULL;
     struct core_client *client;
 
-    if (nargs < 1 || !PyObject_TypeCheck(args[0], method->st->native.client_type))
+    if (nargs < 1 || (!is_seen(method, Py_TYPE(args[0])) &&
+                      !PyObject_TypeCheck(args[0], method->st->native.client_type)))
         return NULL;
     client = (struct core_client *)args[0];
-    is_pipeline = PyObject_TypeCheck(args[0], method->st->native.pipeline_type);
+    is_pipeline = !is_seen(method, Py_TYPE(args[0])) &&
+                  PyObject_TypeCheck(args[0], method->st->native.pipeline_type);
     args++;
     nargs--;
     optional = nargs > method->most || kwnames != NULL;

@@ -34,18 +34,26 @@ static int look(struct core_native_state *native)
     return on;
 }
 
+int core_observed_at(struct core_state *st, uint64_t now)
+{
+    struct core_native_state *native = &st->native;
+    int on;
+
+    if (now - native->looked < LOOK_EVERY)
+        return native->observed;
+    native->looked = now;
+    on = look(native);
+    native->observed = on > 0;
+    return on;
+}
+
 int core_observed(struct core_state *st, bool busy)
 {
     struct core_native_state *native = &st->native;
-    uint64_t now;
     int on;
 
-    if (busy) {
-        now = rt_now();
-        if (now - native->looked < LOOK_EVERY)
-            return native->observed;
-        native->looked = now;
-    }
+    if (busy)
+        return core_observed_at(st, rt_now());
     on = look(native);
     native->observed = on > 0;
     return on;

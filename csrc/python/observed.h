@@ -14,4 +14,7 @@
  * taken a moment ago will do.  Thread: any.  GIL: held.  Blocks: no. */
 int core_observed(struct core_state *st, bool busy);
 
+/* The same for who is busy and knows what time it is (rt_now()). */
+int core_observed_at(struct core_state *st, uint64_t now);
+
 #endif
