@@ -326,7 +326,7 @@ static PyObject *next_message(PyObject *module, PyObject *const *args, Py_ssize_
 
 PyMethodDef core_messages_functions[] = {
     { "_setup_pubsub", setup_pubsub, METH_VARARGS,
-      "_setup_pubsub($module, hooks, read_response, log, /)\n--\n\n"
+      "_setup_pubsub($module, hooks, read_response, log, known, /)\n--\n\n"
       "Tell which methods may be left out as long as nobody has replaced them." },
     { "_next_message", (PyCFunction)(void (*)(void))next_message, METH_FASTCALL,
       "_next_message($module, pubsub, timeout, /)\n--\n\n"

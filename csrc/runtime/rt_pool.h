@@ -153,14 +153,16 @@ static inline enum rt_pool_state rt_pool_state(const struct rt_pool *pool)
 struct rt_job *rt_pool_take(struct rt_pool *pool, struct rt_worker *worker);
 bool rt_pool_has_turns(const struct rt_worker *worker);
 struct rt_job *rt_pool_take_turn(struct rt_worker *worker); /* the worker itself */
-bool rt_pool_somebody_idle(const struct rt_pool *pool);
 void rt_pool_job_ended(struct rt_pool *pool); /* after each job taken was run */
-bool rt_pool_has_jobs(const struct rt_pool *pool);
-void rt_pool_call_worker(struct rt_pool *pool); /* there is a job: have somebody come */
-bool rt_pool_wake_one(struct rt_pool *pool);
-void rt_pool_call_leader(struct rt_pool *pool); /* nobody leads: have somebody come */
-void rt_pool_wake_all(struct rt_pool *pool);
 bool rt_pool_check_stopped(struct rt_pool *pool);
+
+/* rt_wake.c: whom to wake. */
+bool rt_pool_has_jobs(const struct rt_pool *pool);
+bool rt_pool_somebody_idle(const struct rt_pool *pool);
+bool rt_pool_wake_one(struct rt_pool *pool);
+void rt_pool_wake_all(struct rt_pool *pool);
+void rt_pool_call_worker(struct rt_pool *pool); /* there is a job: have somebody come */
+void rt_pool_call_leader(struct rt_pool *pool); /* nobody leads: have somebody come */
 
 /* For rt_lane.c.  Count n jobs in as rt_pool_submit() does; 0, RT_EFULL or
  * RT_ECLOSED. */

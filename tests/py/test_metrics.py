@@ -60,7 +60,10 @@ async def test_streams_are_recorded(server: Server, collector: mock.Mock) -> Non
     async with aioredis.Redis(**server.tcp) as client:
         await client.xadd("s", {"a": 1})
         assert await client.xread({"s": "0"})
-        assert collector.record_streaming_lag.called
+        assert collector.record_streaming_lag.call_count == 1
+        await client.xgroup_create("s", "g", "0")
+        assert await client.xreadgroup("g", "c", {"s": ">"}, count=1, block=1000)
+        assert collector.record_streaming_lag.call_count == 2
 
 
 async def test_switched_on_later(server: Server) -> None:

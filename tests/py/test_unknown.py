@@ -134,6 +134,32 @@ async def test_a_user_who_may_not_ask(renaming: Server) -> None:
         assert client.stats()["connects"] > 1  # a connection of its own is always right
 
 
+async def test_a_server_that_is_busy_when_asked(renaming: Server) -> None:
+    """What it says then is no answer: it is asked again."""
+    renaming.cmd("SET", "k", "value")
+    renaming.cmd("CONFIG", "SET", "lua-time-limit", 1)
+    async with aioredis.Redis(**renaming.unix) as client, aioredis.Redis(**renaming.unix) as other:
+        script = asyncio.create_task(outcome(other.eval("while true do end", 0)))
+        await within(_until_busy(client))
+        with pytest.raises(ResponseError, match="BUSY"):
+            await client.execute_command("MYPART", "k", 0, 1)
+        await client.script_kill()
+        await within(script)
+        before = client.stats()["connects"]
+        for _ in range(3):
+            assert await client.execute_command("MYPART", "k", 0, 1) == b"va"
+        assert client.stats()["connects"] == before
+        assert asked(renaming) == 1
+
+
+async def _until_busy(client: Any) -> None:
+    while True:
+        found = await outcome(client.get("k"))
+        if isinstance(found, ResponseError) and "BUSY" in str(found):
+            return
+        await asyncio.sleep(0.01)
+
+
 async def test_in_a_pipeline(renaming: Server) -> None:
     async with aioredis.Redis(**renaming.unix) as client:
         for transaction in (True, False):

@@ -277,11 +277,11 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
         self, channel: _core.Channel, name: str, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """A command that is in no table: what it needs is asked for first."""
-        refused = await learn(channel, [name])
+        unsure = await learn(channel, [name])
         try:
             sent = _core.Client.execute_command(self, *args, **options)
         finally:
-            forget(channel, refused)
+            forget(channel, unsure)
         return await sent
 
     async def _log_in(self, words: list[str], options: dict[str, Any]) -> Any:

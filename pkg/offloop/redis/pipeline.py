@@ -132,11 +132,11 @@ class NativePipeline(_core.Pipeline):
         asked = [name for name in sorted(names) if channel.sharing(name) == "unknown"]
         if not asked:
             return None
-        refused = await learn(channel, asked)
+        unsure = await learn(channel, asked)
         try:
             return self._take(transaction)
         finally:
-            forget(channel, refused)
+            forget(channel, unsure)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send what is queued; the replies in order.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from offloop import _core
 from offloop.redis.connection import wire
@@ -60,33 +60,36 @@ async def learn(channel: _core.Channel, names: Iterable[str]) -> list[str]:
         names: first words of commands, in any case.
 
     Returns:
-        Those that the server does not know either. They are as good as shared ones for
-        now: it will refuse them. Who has sent them says forget(), since a module may be
-        loaded later.
+        Those to ask about again, with forget(), once they are sent: the server does not
+        know them either, and a module may be loaded later; or it could not say, since a
+        script keeps it busy.
 
     Raises:
         ConnectionError, TimeoutError: the server cannot be asked; nothing was sent of
             the commands themselves.
     """
-    nowhere = []
+    nowhere, unsaid = [], []
     for name in names:
         if channel.sharing(name) != "unknown":
             continue
         try:
             sharing = judged(await channel._send_wire(wire(["COMMAND", "INFO", name])))
-        except ResponseError:
-            sharing = "stateful"  # a proxy, or not allowed: its own connection is always right
+        except ResponseError as error:
+            sharing = "stateful"  # its own connection is always right
+            if not isinstance(error, NoPermissionError) and "unknown command" not in str(error):
+                unsaid.append(name)  # neither a proxy nor not allowed: it may pass
         except (TypeError, IndexError, KeyError) as error:
             raise RedisError(f"COMMAND INFO {name}: an unexpected reply") from error
         if sharing is None:
             nowhere.append(name)
         else:
             channel.learn(name, sharing)
-    # Another task may have been told more meanwhile.
+    # As good as shared ones: they will be refused.  Another task may have been told more
+    # meanwhile.
     nowhere = [name for name in nowhere if channel.sharing(name) == "unknown"]
     for name in nowhere:
         channel.learn(name, "shared")
-    return nowhere
+    return nowhere + unsaid
 
 
 def forget(channel: _core.Channel, names: Iterable[str]) -> None:

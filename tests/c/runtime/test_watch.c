@@ -48,30 +48,34 @@ static void found(unsigned workers, bool by_lane, bool pinned)
     end_pool(pool, home);
 }
 
+/* A call that does nothing, there and back. */
+static void call_once(struct rt_pool *pool)
+{
+    struct call call;
+
+    hosted_init(&call, home, NULL, NULL);
+    MT_EQ(rt_pool_submit(pool, &call.job), RT_OK);
+    call_home(home, &call);
+}
+
+/* How often workers who watch for so long look, in so many calls. */
+static uint64_t polls_in(unsigned calls, uint64_t limit)
+{
+    struct rt_pool *pool = watching_pool(2, limit);
+    uint64_t polls, hits;
+
+    while (calls-- > 0)
+        call_once(pool);
+    polls = polls_of(pool, &hits);
+    end_pool(pool, home);
+    return polls;
+}
+
 /* Where nothing follows within the time, it is left out most of the times. */
 static void given_up(void)
 {
-    struct rt_pool *pool = watching_pool(2, 1);
-    unsigned i, calls = 400;
-    struct call call;
-    uint64_t polls, hits;
-
-    for (i = 0; i < calls; i++) {
-        hosted_init(&call, home, NULL, NULL);
-        MT_EQ(rt_pool_submit(pool, &call.job), RT_OK);
-        call_home(home, &call);
-    }
-    MT_CHECK(polls_of(pool, &hits) < calls / 2);
-    end_pool(pool, home);
-    pool = watching_pool(2, 0);
-    for (i = 0; i < calls; i++) {
-        hosted_init(&call, home, NULL, NULL);
-        MT_EQ(rt_pool_submit(pool, &call.job), RT_OK);
-        call_home(home, &call);
-    }
-    polls = polls_of(pool, &hits);
-    MT_EQ(polls, 0);
-    end_pool(pool, home);
+    MT_CHECK(polls_in(400, 1) < 200);
+    MT_EQ(polls_in(400, 0), 0);
 }
 
 /* The second of two calls that are made at once does not wait for the one that looked. */
@@ -82,11 +86,9 @@ static void several_at_once(void)
 
     for (round = 0; round < (unsigned)MT_SCALE(300); round++) {
         struct gate gate = { 0, 0 };
-        struct call one, calls[3];
+        struct call calls[3];
 
-        hosted_init(&one, home, NULL, NULL);
-        MT_EQ(rt_pool_submit(pool, &one.job), RT_OK);
-        call_home(home, &one);
+        call_once(pool);
         for (i = 0; i < 3; i++) {
             hosted_init(&calls[i], home, wait_at_gate, &gate);
             MT_EQ(rt_pool_submit(pool, &calls[i].job), RT_OK);
@@ -106,11 +108,8 @@ static void closed_meanwhile(void)
 
     for (round = 0; round < 100; round++) {
         struct rt_pool *pool = watching_pool(1 + round % 3, 3 * RT_MS);
-        struct call call;
 
-        hosted_init(&call, home, NULL, NULL);
-        MT_EQ(rt_pool_submit(pool, &call.job), RT_OK);
-        call_home(home, &call);
+        call_once(pool);
         end_pool(pool, home);
     }
 }
