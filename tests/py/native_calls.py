@@ -11,6 +11,7 @@ from collections import OrderedDict
 from enum import Enum
 from typing import Any
 
+import redis
 from offloop.redis.methods import SHORT_CUTS
 from servers import Server
 
@@ -236,7 +237,7 @@ class Monitor:
 
 
 def seed(server: Server) -> None:
-    for command in (
+    commands = (
         ("FLUSHALL",),
         ("MSET", "s", "va\u00e9", "n", "10", "7", "seven", "1.5", "float"),
         ("HSET", "h", "f", "v", "g", "w", "i", "3"),
@@ -249,5 +250,8 @@ def seed(server: Server) -> None:
         ("XADD", "x", "2-1", "f", "v", "g", "w"),
         ("XGROUP", "CREATE", "x", "g", "0"),
         ("XGROUP", "CREATE", "y", "g", "0", "MKSTREAM"),
-    ):
-        server.cmd(*command)
+    )
+    with redis.Redis(**server.unix) as client, client.pipeline(transaction=False) as pipe:
+        for command in commands:
+            pipe.execute_command(*command)
+        pipe.execute()
