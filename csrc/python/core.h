@@ -150,7 +150,7 @@ struct core_native_state {
     PyObject *str_message, *str_pmessage, *str_smessage;
     PyObject *str_connection, *str_lease, *str_parser, *str_own_parser;
     PyObject *str_read_response, *str_health, *str_push_handler, *str_pushed, *str_handles_push;
-    PyObject *str_channels, *str_patterns, *str_shard_channels, *str_level;
+    PyObject *str_channels, *str_patterns, *str_shard_channels;
     PyObject *str_subscribed, *str_receive;
     PyObject *str_claim_min_idle_time;
 };

@@ -51,7 +51,6 @@ static PyObject *make(struct core_channel *channel, struct rds_lease *rds)
     lease->generation = channel->generation;
     lease->reading = lease->writing = NULL;
     lease->streak = 0;
-    lease->vouched = false;
     PyObject_GC_Track(lease);
     return (PyObject *)lease;
 }

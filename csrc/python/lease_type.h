@@ -31,7 +31,6 @@ struct core_lease {
     struct core_job *reading;     /* who waits for a reply, or NULL */
     struct core_job *writing;     /* who waits until most is sent, or NULL */
     unsigned streak;              /* messages taken without a wait (messages.c) */
-    bool vouched;                 /* one was just taken, so it may be waited for the next */
 };
 
 extern PyType_Spec core_lease_spec;

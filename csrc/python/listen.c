@@ -280,11 +280,7 @@ static void step_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
 
     PyObject_GC_UnTrack(op);
-    if (step->state == STEP_RUNNING) {
-        step->messages->running = NULL;
-        step->messages->over = true;
-    }
-    Py_XDECREF(step->awaited);
+    end(step, step->state == STEP_RUNNING);
     Py_DECREF(step->messages);
     PyObject_GC_Del(op);
     Py_DECREF(type);

@@ -27,11 +27,11 @@ static PyObject *setup_pubsub(PyObject *module, PyObject *args)
             return NULL;
         }
     }
-    Py_XSETREF(n->pubsub_hooks, Py_NewRef(hooks));
-    Py_XSETREF(n->read_response, Py_NewRef(read_response));
     level = PyLong_FromLong(LOG_DEBUG);
     if (level == NULL)
         return NULL;
+    Py_XSETREF(n->pubsub_hooks, Py_NewRef(hooks));
+    Py_XSETREF(n->read_response, Py_NewRef(read_response));
     Py_XSETREF(n->push_log, Py_NewRef(log));
     Py_XSETREF(n->push_log_known, Py_NewRef(known));
     Py_XSETREF(n->debug_level, level);
@@ -55,11 +55,9 @@ PyObject *core_own_value(PyObject *obj, PyObject *name)
  * which it forgets when any logger is set to something else, is looked at first. */
 static bool is_logged(const struct core_native_state *n)
 {
-    PyObject *level = core_own_value(n->push_log, n->str_level), *enabled = NULL;
+    PyObject *enabled = NULL;
     bool logged;
 
-    if (level != NULL && PyLong_Check(level) && PyLong_AsLong(level) > LOG_DEBUG)
-        return false;
     if (PyDict_CheckExact(n->push_log_known))
         enabled = Py_XNewRef(PyDict_GetItemWithError(n->push_log_known, n->debug_level));
     if (enabled == NULL && !PyErr_Occurred())
@@ -163,7 +161,7 @@ static struct core_lease *plain_lease(struct core_state *st, PyObject *pubsub,
     bool plain = lease != NULL;
 
     /* To wait once more after a message costs no look: what comes is looked at again. */
-    if (plain && lease->vouched && !rds_held_ready(lease->rds))
+    if (plain && lease->streak > 0 && !rds_held_ready(lease->rds))
         return lease;
     plain = plain && is_plain_pubsub(n, pubsub, ear) && core_observed(st, true) == 0;
     if (plain && ear->trusted > 0 && !is_logged(n)) {
@@ -294,7 +292,6 @@ PyObject *core_message_next(struct core_state *st, PyObject *pubsub, PyObject *t
         received = rds_held_take(lease->rds);
     if (received != NULL) {
         lease->streak++;
-        lease->vouched = true;
         value = found(lease, pubsub, &received->arena);
         rds_received_free(received);
     } else if (err != RT_OK && lease->streak < STREAK) {
@@ -303,7 +300,6 @@ PyObject *core_message_next(struct core_state *st, PyObject *pubsub, PyObject *t
         value = Py_NewRef(Py_None); /* it looks once, and gives the loop a turn */
     } else if (!PyErr_Occurred()) {
         lease->streak = 0;
-        lease->vouched = false;
         value = core_lease_wait((PyObject *)lease, timeout);
     }
     Py_DECREF(lease);

@@ -63,7 +63,6 @@
     X(str_channels, "channels")                                                   \
     X(str_patterns, "patterns")                                                   \
     X(str_shard_channels, "shard_channels")                                       \
-    X(str_level, "level")                                                         \
     X(str_subscribed, "subscribed")                                               \
     X(str_receive, "_receive")                                                    \
     X(str_claim_min_idle_time, "claim_min_idle_time")
