@@ -1,11 +1,11 @@
 """The command methods that have a native short cut.
 
 Each row of the table is a method of redis-py that hands its arguments on as they
-are, with words between them at most. A method is here only if ``python bench/run.py --only methods`` shows at
-least 1.25 times the throughput of redis-py's own with 1000 tasks on the same
-connection; ``get``, the one called most, is at 1.1 to 1.3 there. One that takes a
-fixed number of arguments and hands them on at once saves too little: the candidates
-in bench/methods.py.
+are, with words between them at most. A method is here only if
+``python bench/run.py --only methods`` shows at least 1.25 times the throughput of
+redis-py's own with 1000 tasks on the same connection; ``get``, the one called most, is
+at 1.1 to 1.3 there. One that takes a fixed number of arguments and hands them on at once
+saves too little: the candidates in bench/methods.py.
 """
 
 from __future__ import annotations
