@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from host import Watch
+
 #: One measurement's numbers, by name: ops_per_s, p50_us ...
 Numbers = dict[str, float]
 
@@ -69,14 +71,16 @@ class Rounds:
         return self.median(name, number) / self.median(other, number)
 
 
-def interleaved(rounds: int, measurements: Mapping[str, Callable[[], Numbers]]) -> Rounds:
-    """Run every measurement once in each round."""
+def interleaved(
+    rounds: int, measurements: Mapping[str, Callable[[], Numbers]], watch: Watch
+) -> Rounds:
+    """Run every measurement once in each round, and again where ``watch`` says so."""
     found: dict[str, list[Numbers]] = {name: [] for name in measurements}
     for number in range(1, rounds + 1):
         for name, measurement in measurements.items():
             if sys.stdout.isatty():
                 print(f"\r    round {number} of {rounds}: {name:<50}", end="", flush=True)
-            found[name].append(measurement())
+            found[name].append(watch.measured(measurement))
     if sys.stdout.isatty():
         print("\r" + " " * 72 + "\r", end="", flush=True)
     return Rounds(found)

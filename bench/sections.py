@@ -11,6 +11,7 @@ from pathlib import Path
 import calls as python_calls
 import sql
 from fanout import Fanout, fan_out, make_room
+from host import Watch
 from inflight import Flight, fly
 from methods import CALLS, Comparison, compare
 from mixed import Mix, mix
@@ -69,7 +70,9 @@ class Bench:
     def rounds_of(self, title: str, measurements: dict[str, Callable[[], Numbers]]) -> Rounds:
         """Announce a section and run it, interleaved."""
         self.report.title(title)
-        rounds = interleaved(self.rounds, measurements)
+        watch = Watch()
+        rounds = interleaved(self.rounds, measurements, watch)
+        print(f"  {watch}", flush=True)
         self.report.numbers[title] = rounds.found
         return rounds
 
