@@ -74,7 +74,7 @@ class Rounds:
 def interleaved(
     rounds: int, measurements: Mapping[str, Callable[[], Numbers]], watch: Watch
 ) -> Rounds:
-    """Run every measurement once in each round, and again where ``watch`` says so."""
+    """Run every measurement once in each round, while ``watch`` looks on."""
     found: dict[str, list[Numbers]] = {name: [] for name in measurements}
     for number in range(1, rounds + 1):
         for name, measurement in measurements.items():

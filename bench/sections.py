@@ -72,7 +72,7 @@ class Bench:
         self.report.title(title)
         watch = Watch()
         rounds = interleaved(self.rounds, measurements, watch)
-        print(f"  {watch}", flush=True)
+        self.report.note("CPU time that the host of this machine took for others", str(watch))
         self.report.numbers[title] = rounds.found
         return rounds
 

@@ -276,23 +276,15 @@ def test_suite_prints_a_row_for_each_target(tmp_path: Path) -> None:
         )
 
 
-def test_suite_takes_again_what_the_host_has_spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suite_says_what_the_host_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SUITE.parent))
     host = importlib.import_module("host")
-    stolen = [0.3, 0.05, 0.2, 0.1, 0.019, 0.0]
-    ticks = iter(
-        host.CpuTime(int(sum(stolen[:tries]) * 1000 + 0.5), tries * 1000)
-        for number in range(len(stolen))
-        for tries in (number, number + 1)
-    )
-    numbers = iter(range(len(stolen)))
-    watch = host.Watch(clock=lambda: next(ticks))
-    assert watch.measured(lambda: next(numbers)) == 1  # all four were spoilt: the least one
-    assert watch.measured(lambda: next(numbers)) == 4
-    assert watch.measured(lambda: next(numbers)) == 5
-    assert watch.spoilt == 4
-    assert watch.shares == pytest.approx([0.05, 0.019, 0.0])
-    assert "1.9% of the CPU time for others, 5.0% at most; 4 spoilt tries" in str(watch)
+    ticks = iter(host.CpuTime(*at) for at in ((5, 100), (25, 200), (25, 300), (28, 400), (28, 500)))
+    last = host.CpuTime(28, 600)
+    watch = host.Watch(clock=lambda: next(ticks, last))
+    assert [watch.measured(lambda: number) for number in range(3)] == [0, 1, 2]
+    assert watch.shares == pytest.approx([0.2, 0.03, 0.0])
+    assert str(watch) == "3.0%, 20.0% at most"
     now = host.CpuTime.now()
     assert 0 <= now.stolen <= now.total
 
