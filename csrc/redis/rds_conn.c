@@ -237,6 +237,7 @@ void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *wor
         if (rds_conn_state(conn) != RDS_CONN_CLOSED) {
             if (what & RT_DUE)
                 rds_loan_tick(conn, rt_now());
+            rds_loan_look(conn);
             look(conn, what, worker);
             if (what & RT_DUE)
                 rds_settle_expired(conn, rt_now());

@@ -200,6 +200,10 @@ void rds_settle_expired(struct rds_conn *conn, uint64_t now);
 
 /* A read of so many bytes: lend the socket if that pays from here on. */
 void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now);
+/* A held lease has received something: reader is told of it, if there is one. */
+void rds_loan_heard(struct rds_conn *conn, const struct rt_job *reader);
+/* Take the socket back if its holder waits elsewhere now.  Thread: worker. */
+void rds_loan_look(struct rds_conn *conn);
 /* Take the socket back, to the poller. */
 void rds_loan_recall(struct rds_conn *conn);
 /* Take it back to be closed. */

@@ -184,9 +184,18 @@ void rds_held_wait(struct rds_lease *lease, struct rt_job *job)
 {
     struct rds_held *held = &lease->held;
 
+    const struct rt_mailbox *mailbox = job->mailbox, *lent_to;
+
     wait(lease, job, &held->reader, &held->read_by);
-    if (rds_held_ready(lease))
+    if (rds_held_ready(lease)) {
         wake(&held->reader, RT_OK);
+        return;
+    }
+    lent_to = atomic_load(&held->lent_to);
+    if (lent_to != NULL && lent_to != mailbox) {
+        atomic_store(&held->moved, true);
+        rt_source_attend(&lease->conn.source, 0);
+    }
 }
 
 void rds_held_wait_sent(struct rds_lease *lease, struct rt_job *job)
@@ -335,6 +344,7 @@ void rds_held_received(struct rds_conn *conn, const char *too_big)
 void rds_held_tell(struct rds_conn *conn)
 {
     struct rds_held *held = held_of(conn);
+    struct rt_job *reader;
 
     if (!held->fresh)
         return;
@@ -342,7 +352,10 @@ void rds_held_tell(struct rds_conn *conn)
     if (conn->ctx != NULL) /* the same read may have ended it */
         rds_lease_shrink(conn, SMALL_BUFFER);
     rt_fence(); /* Partner: wait(). */
-    wake(&held->reader, RT_OK);
+    reader = atomic_exchange(&held->reader, NULL);
+    rds_loan_heard(conn, reader);
+    if (reader != NULL)
+        rt_pool_complete(reader, RT_OK);
 }
 
 bool rds_held_is_full(struct rds_conn *conn)

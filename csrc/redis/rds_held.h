@@ -27,6 +27,9 @@
  * Why it is right: a fence between 1 and 2 on both sides, so one of them sees the other
  * (Dekker); and a slot is emptied by an exchange, so exactly one has the job.
  *
+ * Where each message finds somebody waiting the socket is lent to his mailbox
+ * (rds_loan.c), and then he who takes the messages is he who reads them.
+ *
  * What nobody takes is kept up to a bound, HELD_MOST replies or HELD_BYTES; then the
  * socket is not read any more, and the server notices.
  *
@@ -74,6 +77,8 @@ struct rds_held {
     _Atomic uint64_t read_by, write_by; /* their deadlines */
     struct rt_stack outbox;          /* chunks */
     _Atomic uint64_t given, gone;    /* bytes handed in, and sent */
+    struct rt_mailbox *_Atomic lent_to; /* whose owner reads the socket (rds_loan.c), or NULL */
+    _Atomic bool moved;              /* the holder waits in another loop: to be taken back */
     _Atomic int lost;                /* enum rt_err once the connection is */
     char why[128];                   /* the reason, written before `lost` */
 
@@ -83,6 +88,7 @@ struct rds_held {
     size_t head_sent;                /* bytes of the first that were appended */
     uint64_t from;                   /* conn->appended when it was given */
     bool fresh;                      /* something was received and not told of */
+    unsigned unawaited;              /* reads in a row for which nobody waited */
 
     /* The holder. */
     struct rt_node *taken;           /* of `received`, in order */

@@ -16,6 +16,14 @@
  *   - when the owner has read nothing for a TICK: it is busy, or gone, or there is
  *     nothing to do, and then a worker watches for the server's close.
  *
+ * A held lease (rds_held.h) is lent while somebody waits for each of its messages.  It
+ * has no TICK: thousands of them would tick for nothing, its holder takes its messages in
+ * that loop anyway, however late, and it is the loop that sees the server's close.  It
+ * goes back
+ *   - when so much comes that reading is a worker's, or nobody waits for it, or takes it,
+ *   - when its holder waits in another loop,
+ *   - when the socket is full, breaks or is closed.
+ *
  * So what the workers promise holds while a connection is lent, at worst a tick
  * late: deadlines are theirs all the time, and before one is enforced they read
  * what has come.
@@ -39,6 +47,12 @@ static void drop(struct rt_source *src)
     rds_channel_unref(channel);
 }
 
+/* Whether its holder takes nothing, so that it is not to be read. */
+static bool is_full(const struct rds_conn *conn)
+{
+    return rds_lease_is_held(conn->lease) && atomic_load(&conn->lease->held.stopped);
+}
+
 /* The socket of a lent connection is ready.  Thread: the mailbox's owner. */
 static void read_through(struct rt_source *src, uint32_t what)
 {
@@ -60,7 +74,7 @@ static void read_through(struct rt_source *src, uint32_t what)
         conn->read_through++;
         rt_count(&conn->channel->stats.inline_reads, 1);
         if (conn->loan != NULL && (bytes > LARGE || conn->inflight.count > 2 * FEW ||
-                                   (conn->readable && rds_wire_buffered(conn))))
+                                   (conn->readable && rds_wire_buffered(conn)) || is_full(conn)))
             rds_loan_recall(conn);
         hand_over = conn->loan == NULL || conn->pending.head != NULL;
     }
@@ -72,25 +86,22 @@ static void read_through(struct rt_source *src, uint32_t what)
         rds_lease_was_read(conn->lease);
 }
 
-void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now)
+/* Whether nothing stands in the way of a loan. */
+static bool is_quiet(const struct rds_conn *conn)
 {
-    struct rt_mailbox *mailbox;
-    struct rt_loan *loan;
+    return rds_conn_state(conn) == RDS_CONN_READY && conn->pending.head == NULL &&
+           !conn->watch_write && !conn->readable && !conn->pinging && conn->skip == 0 &&
+           !rds_conn_closing(conn);
+}
 
-    conn->small_reads =
-        bytes <= SMALL && conn->inflight.count <= FEW ? conn->small_reads + 1 : 0;
-    /* The jobs that are not posted yet keep their mailbox. */
-    if (conn->loan != NULL || conn->small_reads < ENOUGH || conn->home.head == NULL)
-        return;
-    mailbox = conn->home.head->mailbox;
-    if (mailbox != conn->company || conn->company_run < conn->inflight.count ||
-        rds_conn_state(conn) != RDS_CONN_READY || conn->pending.head != NULL ||
-        conn->watch_write || conn->readable || conn->pinging || conn->skip > 0 ||
-        rds_conn_closing(conn))
-        return;
-    loan = malloc(sizeof *loan);
+/* Lend the socket to mailbox, which a job keeps that is not posted yet.  False: it is
+ * the poller's still, or the connection is lost. */
+static bool lend(struct rds_conn *conn, struct rt_mailbox *mailbox)
+{
+    struct rt_loan *loan = malloc(sizeof *loan);
+
     if (loan == NULL)
-        return;
+        return false;
     loan->mailbox = mailbox;
     loan->source = &conn->source;
     loan->fd = conn->ctx->fd;
@@ -109,11 +120,52 @@ void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now)
         free(loan);
         if (rt_source_watch(&conn->source, conn->ctx->fd, false, false) != RT_OK)
             rds_settle_lost(conn, RT_ESYS, "epoll refused the socket");
-        return;
+        return false;
     }
     rt_count(&conn->channel->stats.loans, 1);
+    return true;
+}
+
+void rds_loan_consider(struct rds_conn *conn, size_t bytes, uint64_t now)
+{
+    struct rt_mailbox *mailbox;
+
+    conn->small_reads =
+        bytes <= SMALL && conn->inflight.count <= FEW ? conn->small_reads + 1 : 0;
+    /* The jobs that are not posted yet keep their mailbox. */
+    if (conn->loan != NULL || conn->small_reads < ENOUGH || conn->home.head == NULL)
+        return;
+    mailbox = conn->home.head->mailbox;
+    if (mailbox != conn->company || conn->company_run < conn->inflight.count || !is_quiet(conn) ||
+        !lend(conn, mailbox))
+        return;
     conn->read_through_seen = conn->read_through;
     rt_source_due(&conn->source, rt_after(now, TICK));
+}
+
+void rds_loan_heard(struct rds_conn *conn, const struct rt_job *reader)
+{
+    struct rds_held *held = &conn->lease->held;
+
+    held->unawaited = reader != NULL ? 0 : held->unawaited + 1;
+    if (rds_conn_state(conn) != RDS_CONN_READY)
+        return;
+    if (conn->loan != NULL) {
+        if (held->unawaited >= ENOUGH)
+            rds_loan_recall(conn);
+    } else if (reader == NULL) {
+        conn->small_reads = 0;
+    } else if (conn->small_reads >= ENOUGH && held->chunks == NULL && is_quiet(conn) &&
+               lend(conn, reader->mailbox)) {
+        atomic_store(&held->lent_to, reader->mailbox);
+    }
+}
+
+void rds_loan_look(struct rds_conn *conn)
+{
+    if (conn->lease != NULL && atomic_exchange(&conn->lease->held.moved, false) &&
+        conn->loan != NULL)
+        rds_loan_recall(conn);
 }
 
 void rds_loan_end(struct rds_conn *conn)
@@ -122,6 +174,8 @@ void rds_loan_end(struct rds_conn *conn)
 
     conn->loan = NULL;
     conn->small_reads = 0;
+    if (conn->lease != NULL)
+        atomic_store(&conn->lease->held.lent_to, NULL);
     rt_mailbox_take_back(loan);
 }
 
@@ -138,6 +192,8 @@ void rds_loan_tick(struct rds_conn *conn, uint64_t now)
     if (conn->loan == NULL)
         return;
     conn->readable = true; /* a deadline may be due: first what has come in time */
+    if (rds_lease_is_held(conn->lease))
+        return;
     if (conn->read_through == conn->read_through_seen) {
         rds_loan_recall(conn);
         return;

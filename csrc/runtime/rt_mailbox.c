@@ -8,7 +8,7 @@
 
 #include "rt_poller.h"
 
-#define READY_MAX 16 /* lent sources looked at in one go; others have the next */
+#define READY_MAX 64 /* lent sources looked at in one go; others have the next */
 
 static void close_descriptors(struct rt_mailbox *mb)
 {

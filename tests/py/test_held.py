@@ -487,8 +487,9 @@ def test_exit_while_somebody_listens(server: Server, way: str) -> None:
             for pubsub in pubsubs:
                 await pubsub.subscribe("c")
             tasks = [asyncio.create_task(listen(pubsub)) for pubsub in pubsubs]
-            await client.publish("c", "x")
-            await asyncio.sleep(0.05)
+            while client.stats()["loans"] < 20:  # their sockets are the loop's by now
+                await client.publish("c", "x")
+                await asyncio.sleep(0.001)
             if way == "exit":
                 sys.exit(0)
             if way == "loop":

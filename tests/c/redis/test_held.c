@@ -1,6 +1,6 @@
 /* Held leases with a real server: bytes out, replies in their order, pushes, waits that
  * are withdrawn or too late, the bound on what nobody reads, making room, the end. */
-#include "leases.h"
+#include "holders.h"
 
 static struct rt_pool *pool;
 static struct rt_mailbox *mb;
@@ -14,100 +14,6 @@ static struct rds_channel *open_channel(uint32_t most, uint64_t wait, int protoc
     return channel_to(pool, &o);
 }
 
-/* ---- a holder --------------------------------------------------------------------------- */
-
-static void ask_to_hold(struct rds_channel *channel, struct command *c)
-{
-    rds_job_init(&c->job, mb, RT_NEVER);
-    atomic_store(&c->homes, 0);
-    c->job.holds = true;
-    MT_REQUIRE(rds_lease_submit(channel, &c->job) == RT_OK);
-}
-
-static struct rds_lease *hold(struct rds_channel *channel)
-{
-    struct command c;
-    struct rds_lease *lease;
-
-    ask_to_hold(channel, &c);
-    command_home(mb, &c);
-    if (!MT_EQ(c.job.base.err, RT_OK))
-        fprintf(stderr, "    %s\n", command_says(&c));
-    lease = rds_held_claim(&c.job);
-    MT_REQUIRE(lease != NULL);
-    rds_job_fini(&c.job);
-    return lease;
-}
-
-static int write_bytes(struct rds_lease *lease, const char *bytes, size_t len)
-{
-    struct rds_chunk *chunk = rds_chunk_new(len);
-    bool tried;
-
-    MT_REQUIRE(chunk != NULL);
-    memcpy(chunk->bytes, bytes, len);
-    return rds_held_write(lease, chunk, &tried);
-}
-
-static int write_text(struct rds_lease *lease, const char *text)
-{
-    return write_bytes(lease, text, strlen(text));
-}
-
-/* The next reply, or NULL once the connection is lost. */
-static struct rds_received *next(struct rds_lease *lease)
-{
-    struct rds_received *received;
-    struct command c;
-    const char *why;
-
-    while ((received = rds_held_take(lease)) == NULL) {
-        if (rds_held_lost(lease, &why) != RT_OK)
-            return rds_held_take(lease);
-        rds_job_init(&c.job, mb, RT_NEVER);
-        atomic_store(&c.homes, 0);
-        rds_held_wait(lease, &c.job.base);
-        command_home(mb, &c);
-        rds_job_fini(&c.job);
-    }
-    return received;
-}
-
-/* The text of the nth node of a reply. */
-static const char *said(const struct rds_received *received, unsigned n)
-{
-    static _Thread_local char text[64];
-    struct rds_node node;
-    uint32_t at = 0;
-
-    do {
-        if (received == NULL || !rds_reply_next(&received->arena, &at, &node))
-            return "(nothing)";
-    } while (n-- > 0);
-    if (node.type == RDS_INT)
-        snprintf(text, sizeof text, "%lld", (long long)node.integer);
-    else
-        snprintf(text, sizeof text, "%.*s", node.str == NULL ? 0 : (int)node.len,
-                 node.str == NULL ? "" : node.str);
-    return text;
-}
-
-static void next_says(struct rds_lease *lease, const char *wanted)
-{
-    struct rds_received *received = next(lease);
-
-    MT_STR_EQ(said(received, 0), wanted);
-    rds_received_free(received);
-}
-
-static void next_begins(struct rds_lease *lease, const char *wanted)
-{
-    struct rds_received *received = next(lease);
-
-    MT_CHECK(strncmp(said(received, 0), wanted, strlen(wanted)) == 0);
-    rds_received_free(received);
-}
-
 static unsigned held(const struct rds_channel *channel)
 {
     return (unsigned)rt_read(&channel->lessor->held);
@@ -118,7 +24,7 @@ static unsigned held(const struct rds_channel *channel)
 static void question_and_answer(int protocol)
 {
     struct rds_channel *channel = open_channel(2, 0, protocol);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     char text[64];
     unsigned i;
 
@@ -127,16 +33,16 @@ static void question_and_answer(int protocol)
         snprintf(text, sizeof text, "*2\r\n$4\r\nECHO\r\n$6\r\n%06u\r\n", i);
         MT_EQ(write_text(lease, text), RT_OK);
         snprintf(text, sizeof text, "%06u", i);
-        next_says(lease, text);
+        next_says(lease, mb, text);
     }
     /* Its state is its own: the shared connection has another database. */
     MT_EQ(write_text(lease, "SELECT 5\r\nSET held-key 1\r\n"), RT_OK);
-    next_says(lease, "OK");
-    next_says(lease, "OK");
+    next_says(lease, mb, "OK");
+    next_says(lease, mb, "OK");
     MT_EQ(ask_number(channel, mb, "EXISTS held-key"), 0);
     MT_EQ(write_text(lease, "NONSENSE\r\nDEL held-key\r\n"), RT_OK);
-    next_begins(lease, "ERR unknown command");
-    next_says(lease, "1");
+    next_begins(lease, mb, "ERR unknown command");
+    next_says(lease, mb, "1");
     rds_held_release(lease);
     MT_EVENTUALLY(leases_open(channel) == 0);
     MT_EQ(held(channel), 0);
@@ -147,7 +53,7 @@ static void deep_pipeline(void)
 {
     enum { N = 20000 };
     struct rds_channel *channel = open_channel(1, 0, 3);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     unsigned i, wrong = 0;
     char text[64];
 
@@ -157,7 +63,7 @@ static void deep_pipeline(void)
         MT_EQ(write_text(lease, text), RT_OK);
     }
     for (i = 0; i < N; i++) {
-        struct rds_received *received = next(lease);
+        struct rds_received *received = next(lease, mb);
 
         snprintf(text, sizeof text, "%06u", i);
         wrong += strcmp(said(received, 0), text) != 0;
@@ -173,7 +79,7 @@ static void large(void)
 {
     enum { LARGE = 8 << 20 };
     struct rds_channel *channel = open_channel(1, 0, 3);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     struct rds_received *received;
     char head[64], *bytes = malloc(LARGE);
     struct rds_node node;
@@ -192,9 +98,9 @@ static void large(void)
     command_home(mb, &c);
     MT_EQ(c.job.base.err, RT_OK);
     MT_CHECK(rds_held_unsent(lease) <= RDS_HELD_UNSENT);
-    next_says(lease, "OK");
+    next_says(lease, mb, "OK");
     MT_EQ(write_text(lease, "GET large\r\n"), RT_OK);
-    received = next(lease);
+    received = next(lease, mb);
     MT_CHECK(rds_reply_next(&received->arena, &at, &node) && node.len == LARGE &&
              memcmp(node.str, bytes, LARGE) == 0);
     rds_received_free(received);
@@ -213,11 +119,11 @@ static void over_the_cap(void)
 
     o.max_reply = 2000;
     channel = channel_to(pool, &o);
-    lease = hold(channel);
+    lease = hold(channel, mb);
     do_command(admin, mb, "SETRANGE capped 5000 x");
     MT_EQ(write_text(lease, "GET capped\r\nPING\r\n"), RT_OK);
-    next_begins(lease, "the reply from ");
-    next_says(lease, "PONG");
+    next_begins(lease, mb, "the reply from ");
+    next_says(lease, mb, "PONG");
     do_command(admin, mb, "DEL capped");
     rds_held_release(lease);
     end_channel(channel, mb);
@@ -228,18 +134,18 @@ static void over_the_cap(void)
 static void messages(int protocol)
 {
     struct rds_channel *channel = open_channel(1, 0, protocol);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     struct rds_received *received;
     unsigned i;
 
     MT_EQ(write_text(lease, "SUBSCRIBE news\r\n"), RT_OK);
-    received = next(lease);
+    received = next(lease, mb);
     MT_EQ((unsigned char)received->arena.data[0], protocol == 3 ? RDS_PUSH : RDS_ARRAY);
     MT_STR_EQ(said(received, 1), "subscribe");
     rds_received_free(received);
     for (i = 0; i < 60; i++) {
         MT_EQ(ask_number(admin, mb, "PUBLISH news hello"), 1);
-        received = next(lease);
+        received = next(lease, mb);
         MT_STR_EQ(said(received, 1), "message");
         MT_STR_EQ(said(received, 2), "news");
         MT_STR_EQ(said(received, 3), "hello");
@@ -254,13 +160,13 @@ static void nobody_reads(void)
 {
     enum { N = 20000 };
     struct rds_channel *channel = open_channel(2, 0, 3);
-    struct rds_lease *lease = hold(channel), *publisher = hold(channel);
+    struct rds_lease *lease = hold(channel, mb), *publisher = hold(channel, mb);
     struct rds_received *received;
     unsigned i, wrong = 0;
     char text[40];
 
     MT_EQ(write_text(lease, "SUBSCRIBE flood\r\n"), RT_OK);
-    rds_received_free(next(lease));
+    rds_received_free(next(lease, mb));
     for (i = 0; i < N; i++) {
         snprintf(text, sizeof text, "PUBLISH flood %u\r\n", i);
         MT_EQ(write_text(publisher, text), RT_OK);
@@ -269,10 +175,10 @@ static void nobody_reads(void)
     mt_sleep_ms(20);
     MT_CHECK(rt_read(&lease->held.count) <= RDS_HELD_MOST + (16 << 10) / 32); /* one read more */
     for (i = 0; i < N; i++)
-        next_says(publisher, "1");
+        next_says(publisher, mb, "1");
     rds_held_release(publisher);
     for (i = 0; i < N; i++) {
-        received = next(lease);
+        received = next(lease, mb);
         snprintf(text, sizeof text, "%u", i);
         wrong += strcmp(said(received, 3), text) != 0;
         rds_received_free(received);
@@ -291,23 +197,21 @@ static void waits(void)
 {
     enum { N = 600 };
     struct rds_channel *channel = open_channel(1, 0, 3);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     unsigned i, got = 0, wrong = 0;
     struct rds_received *received;
     struct command still;
     char text[40];
 
     MT_EQ(write_text(lease, "SUBSCRIBE waits\r\n"), RT_OK);
-    rds_received_free(next(lease));
+    rds_received_free(next(lease, mb));
     for (i = 0; i < N; i++) {
         struct command publish, c;
 
         snprintf(text, sizeof text, "PUBLISH waits %u", i);
         command_text(&publish, mb, RT_NEVER, text);
         MT_REQUIRE(rds_channel_submit(admin, &publish.job) == RT_OK);
-        rds_job_init(&c.job, mb, i % 3 == 0 ? rt_now() + i % 200 * 1000 : RT_NEVER);
-        atomic_store(&c.homes, 0);
-        rds_held_wait(lease, &c.job.base);
+        wait_for_news(lease, mb, &c, i % 3 == 0 ? rt_now() + i % 200 * 1000 : RT_NEVER);
         if (i % 3 != 1 || !rds_held_withdraw(lease, &c.job.base))
             command_home(mb, &c);
         rds_job_fini(&c.job);
@@ -320,22 +224,18 @@ static void waits(void)
         }
     }
     for (; got < N; got++) {
-        received = next(lease);
+        received = next(lease, mb);
         snprintf(text, sizeof text, "%u", got);
         wrong += strcmp(said(received, 3), text) != 0;
         rds_received_free(received);
     }
     MT_EQ(wrong, 0);
     /* how the race above ends is the machine's choice; with nothing on its way there is no choice */
-    rds_job_init(&still.job, mb, rt_now() + 5 * RT_MS);
-    atomic_store(&still.homes, 0);
-    rds_held_wait(lease, &still.job.base);
+    wait_for_news(lease, mb, &still, rt_now() + 5 * RT_MS);
     command_home(mb, &still);
     MT_EQ(still.job.base.err, RT_ETIMEOUT);
     rds_job_fini(&still.job);
-    rds_job_init(&still.job, mb, RT_NEVER);
-    atomic_store(&still.homes, 0);
-    rds_held_wait(lease, &still.job.base);
+    wait_for_news(lease, mb, &still, RT_NEVER);
     MT_CHECK(rds_held_withdraw(lease, &still.job.base));
     rds_job_fini(&still.job);
     rds_held_release(lease);
@@ -345,7 +245,7 @@ static void waits(void)
 static void polled(void)
 {
     struct rds_channel *channel = open_channel(1, 0, 3);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     struct rds_received *received = NULL;
     int i;
 
@@ -369,11 +269,11 @@ static void polled(void)
 static void room(void)
 {
     struct rds_channel *channel = open_channel(2, 0, 3);
-    struct rds_lease *first = hold(channel), *second = hold(channel);
+    struct rds_lease *first = hold(channel, mb), *second = hold(channel, mb);
     const char *why;
     struct command c;
 
-    ask_to_hold(channel, &c);
+    ask_to_hold(channel, mb, &c);
     command_home(mb, &c);
     MT_EQ(c.job.base.err, RT_EFULL);
     rds_job_fini(&c.job);
@@ -386,7 +286,7 @@ static void room(void)
     rds_held_spare(first);
     MT_CHECK(rds_held_resume(first));
     MT_EQ(write_text(first, "PING\r\n"), RT_OK);
-    next_says(first, "PONG");
+    next_says(first, mb, "PONG");
     /* ... and gives way to who does. */
     rds_held_spare(first);
     do_command(admin, mb, "RPUSH room element");
@@ -400,7 +300,7 @@ static void room(void)
     rds_held_release(first);
     MT_EQ(rt_read(&channel->lessor->spares), 0);
     MT_EQ(write_text(second, "PING\r\n"), RT_OK);
-    next_says(second, "PONG");
+    next_says(second, mb, "PONG");
     rds_held_release(second);
     end_channel(channel, mb);
 }
@@ -421,12 +321,12 @@ static void one_that_was_used(void)
             MT_EQ(pop.job.base.err, RT_OK);
             rds_job_fini(&pop.job);
         }
-        lease = hold(channel);
+        lease = hold(channel, mb);
         for (i = 0; i < 3000; i++)
             MT_EQ(write_text(lease, "*2\r\n$4\r\nECHO\r\n$2\r\nxy\r\n"), RT_OK);
         mt_sleep_ms(round % 3 * 3);
         for (i = 0; i < 3000; i++)
-            next_says(lease, "xy");
+            next_says(lease, mb, "xy");
         rds_held_release(lease);
     }
     MT_EQ(rt_read(&channel->lessor->opened), 5);
@@ -437,10 +337,10 @@ static void one_that_was_used(void)
 static void room_to_wait_for(void)
 {
     struct rds_channel *channel = open_channel(1, RT_NEVER, 3);
-    struct rds_lease *lease = hold(channel), *other;
+    struct rds_lease *lease = hold(channel, mb), *other;
     struct command c, pop;
 
-    ask_to_hold(channel, &c);
+    ask_to_hold(channel, mb, &c);
     MT_EVENTUALLY(rt_read(&channel->lessor->queued) == 1);
     rds_held_release(lease);
     command_home(mb, &c);
@@ -463,20 +363,20 @@ static void room_to_wait_for(void)
 static void lost(void)
 {
     struct rds_channel *channel = open_channel(1, 0, 3);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     struct rds_received *received;
     const char *why;
     char text[64];
 
     MT_EQ(write_text(lease, "CLIENT ID\r\nPING\r\n"), RT_OK);
-    received = next(lease);
+    received = next(lease, mb);
     snprintf(text, sizeof text, "CLIENT KILL ID %s", said(received, 0));
     rds_received_free(received);
     MT_EVENTUALLY(rt_read(&lease->held.count) == 1);
     do_command(admin, mb, text);
     MT_EVENTUALLY(rds_held_lost(lease, &why) != RT_OK);
-    next_says(lease, "PONG"); /* what came before is there still */
-    MT_CHECK(next(lease) == NULL);
+    next_says(lease, mb, "PONG"); /* what came before is there still */
+    MT_CHECK(next(lease, mb) == NULL);
     MT_CHECK(strstr(why, "closed the connection") != NULL);
     MT_EQ(write_text(lease, "PING\r\n"), RT_ELOST);
     MT_EVENTUALLY(leases_open(channel) == 0);
@@ -492,10 +392,10 @@ static void last_words(void)
     unsigned i;
 
     for (i = 0; i < 60; i++) {
-        lease = hold(channel);
+        lease = hold(channel, mb);
         MT_EQ(write_text(lease, "QUIT\r\n"), RT_OK);
-        next_says(lease, "OK");
-        MT_CHECK(next(lease) == NULL);
+        next_says(lease, mb, "OK");
+        MT_CHECK(next(lease, mb) == NULL);
         rds_held_release(lease);
     }
     end_channel(channel, mb);
@@ -504,13 +404,11 @@ static void last_words(void)
 static void killed_while_waiting(void)
 {
     struct rds_channel *channel = open_channel(1, 0, 3);
-    struct rds_lease *lease = hold(channel);
+    struct rds_lease *lease = hold(channel, mb);
     const char *why;
     struct command c;
 
-    rds_job_init(&c.job, mb, RT_NEVER);
-    atomic_store(&c.homes, 0);
-    rds_held_wait(lease, &c.job.base);
+    wait_for_news(lease, mb, &c, RT_NEVER);
     do_command(admin, mb, "CLIENT KILL TYPE normal SKIPME yes");
     command_home(mb, &c);
     MT_EQ(c.job.base.err, RT_OK);
@@ -528,10 +426,8 @@ static void released_while_waiting(void)
     int i;
 
     for (i = 0; i < 60; i++) {
-        lease = hold(channel);
-        rds_job_init(&c.job, mb, RT_NEVER);
-        atomic_store(&c.homes, 0);
-        rds_held_wait(lease, &c.job.base);
+        lease = hold(channel, mb);
+        wait_for_news(lease, mb, &c, RT_NEVER);
         rds_held_release(lease);
         command_home(mb, &c);
         rds_job_fini(&c.job);
@@ -548,7 +444,7 @@ static void cancelled(void)
 
     for (round = 0; round < 30; round++) {
         for (i = 0; i < 3; i++)
-            ask_to_hold(channel, &c[i]);
+            ask_to_hold(channel, mb, &c[i]);
         if (round % 2)
             mt_sleep_ms((int)(round % 5));
         for (i = 0; i < 3; i++)
@@ -574,10 +470,8 @@ static void closed(bool by_pool)
     if (by_pool)
         MT_REQUIRE(rt_pool_new(2, 64, &pool) == RT_OK);
     channel = open_channel(1, 0, 3);
-    lease = hold(channel);
-    rds_job_init(&c.job, mb, RT_NEVER);
-    atomic_store(&c.homes, 0);
-    rds_held_wait(lease, &c.job.base);
+    lease = hold(channel, mb);
+    wait_for_news(lease, mb, &c, RT_NEVER);
     if (by_pool)
         end_commands(pool, mb);
     else
@@ -599,7 +493,7 @@ static void no_server(void)
 
     o.path = "/nonexistent/socket";
     channel = channel_to(pool, &o);
-    ask_to_hold(channel, &c);
+    ask_to_hold(channel, mb, &c);
     command_home(mb, &c);
     MT_EQ(c.job.base.err, RT_ECONNECT);
     MT_CHECK(command_mentions(&c, "/nonexistent/socket"));
@@ -620,18 +514,18 @@ static void many(void)
     char text[40];
 
     for (i = 0; i < N; i++) {
-        lease[i] = hold(channel);
+        lease[i] = hold(channel, mb);
         MT_EQ(write_text(lease[i], "SUBSCRIBE many\r\n"), RT_OK);
     }
     for (i = 0; i < N; i++)
-        rds_received_free(next(lease[i]));
+        rds_received_free(next(lease[i], mb));
     for (round = 0; round < ROUNDS; round++) {
         snprintf(text, sizeof text, "PUBLISH many %u", round);
         MT_EQ(ask_number(admin, mb, text), N);
     }
     for (i = 0; i < N; i++) {
         for (round = 0; round < ROUNDS; round++) {
-            received = next(lease[i]);
+            received = next(lease[i], mb);
             snprintf(text, sizeof text, "%u", round);
             wrong += strcmp(said(received, 3), text) != 0;
             rds_received_free(received);
