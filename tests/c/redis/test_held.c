@@ -1,5 +1,9 @@
 /* Held leases with a real server: bytes out, replies in their order, pushes, waits that
  * are withdrawn or too late, the bound on what nobody reads, making room, the end. */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include "holders.h"
 
 static struct rt_pool *pool;
@@ -150,6 +154,41 @@ static void messages(int protocol)
         MT_STR_EQ(said(received, 2), "news");
         MT_STR_EQ(said(received, 3), "hello");
         rds_received_free(received);
+    }
+    rds_held_release(lease);
+    end_channel(channel, mb);
+}
+
+/* Who only listens, over TCP, has his acknowledgements delayed, and asks for it again when
+ * Linux has given it up: after 40 ms in which nothing was to be acknowledged with. */
+static void delayed_acknowledgements(void)
+{
+    struct rds_options o = lease_options(1, 0);
+    struct rds_channel *channel;
+    struct rds_lease *lease;
+    int prompt = 1, round;
+    unsigned i;
+
+    o.path = NULL;
+    o.host = getenv("OFFLOOP_TEST_REDIS_HOST");
+    o.port = (int)mt_env("OFFLOOP_TEST_REDIS_PORT", 0);
+    channel = channel_to(pool, &o);
+    lease = hold(channel, mb);
+    MT_EQ(write_text(lease, "SUBSCRIBE news\r\n"), RT_OK);
+    rds_received_free(next(lease, mb));
+    for (round = 0; round < 3; round++) {
+        /* On a busy machine two messages are far apart now and then. */
+        for (i = 0, prompt = 1; prompt && i < 10000; i++) {
+            socklen_t size = sizeof prompt;
+
+            MT_EQ(ask_number(admin, mb, "PUBLISH news hello"), 1);
+            rds_received_free(next(lease, mb));
+            if (i > 4)
+                MT_EQ(getsockopt(atomic_load(&lease->conn.sock), IPPROTO_TCP, TCP_QUICKACK,
+                                 &prompt, &size), 0);
+        }
+        MT_EQ(prompt, 0);
+        mt_sleep_ms(200);
     }
     rds_held_release(lease);
     end_channel(channel, mb);
@@ -556,6 +595,7 @@ int main(void)
     over_the_cap();
     messages(2);
     messages(3);
+    delayed_acknowledgements();
     nobody_reads();
     waits();
     polled();
