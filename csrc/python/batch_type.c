@@ -2,7 +2,7 @@
 
 #include "bridge.h"
 #include "callbacks.h"
-#include "client_type.h"
+#include "command.h"
 #include "errors.h"
 #include "methods.h"
 #include "reply.h"

@@ -5,7 +5,7 @@
 #include "../redis/rds_lease.h"
 #include "bridge.h"
 #include "channel_options.h"
-#include "client_type.h"
+#include "command.h"
 #include "errors.h"
 #include "lease_type.h"
 #include "options.h"
@@ -248,7 +248,7 @@ static PyObject *channel_retry(PyObject *op, PyObject *args)
 
 static PyObject *channel_resend(PyObject *op, PyObject *call)
 {
-    return core_client_resend((struct core_channel *)op, call);
+    return core_command_resend((struct core_channel *)op, call);
 }
 
 static PyObject *channel_renewed(PyObject *op, PyObject *unused)
@@ -270,7 +270,7 @@ static PyObject *channel_hold(PyObject *op, PyObject *unused)
 
 static PyObject *channel_send_wire(PyObject *op, PyObject *wire)
 {
-    return core_client_send_wire((struct core_channel *)op, wire);
+    return core_command_send_wire((struct core_channel *)op, wire);
 }
 
 /* ---- closing --------------------------------------------------------------------------------- */

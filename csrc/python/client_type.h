@@ -47,15 +47,6 @@ int core_client_is_changed(struct core_client *client);
 PyObject *core_client_send(struct core_client *client, PyObject *known, PyObject *name,
                            PyObject *const *args, Py_ssize_t nargs, bool *declined);
 
-/* Send one command that is encoded already (a bytes object) over the channel's shared
- * connection, whatever command it is.  The future of its reply, NULL with an
- * exception set.  Thread: one that runs a loop.  GIL: held.  Blocks: no. */
-PyObject *core_client_send_wire(struct core_channel *channel, PyObject *wire);
-
-/* Send a failed command again, as channel->retry was told of it.  A future of its
- * own, of which nobody is asked again.  Thread, GIL, Blocks: as above. */
-PyObject *core_client_resend(struct core_channel *channel, PyObject *call);
-
 extern PyType_Spec core_client_spec;
 
 /* ---- for pipeline_type.c: a pipeline is a client too ----------------------------- */
@@ -67,11 +58,6 @@ int core_client_open(struct core_client *client);
 /* Call a method of self's with the same arguments. */
 PyObject *core_call_instead(PyObject *self, PyObject *method, PyObject *const *args,
                             Py_ssize_t nargs, PyObject *kwnames);
-
-/* The response callback of a command: a new reference, or NULL.  -1: an exception. */
-int core_find_callback(PyObject *callbacks, PyObject *name, PyObject **out);
-
-bool core_is_awaitable(PyObject *value);
 
 int core_client_traverse(PyObject *op, visitproc visit, void *arg);
 int core_client_clear(PyObject *op);

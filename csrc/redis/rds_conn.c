@@ -83,7 +83,7 @@ static void shut(struct rds_conn *conn)
     rds_exchange_take(conn);
     rds_settle_all(conn, RT_ECLOSED, why);
     rds_connect_close(conn);
-    rds_connect_forget(conn);
+    rds_login_forget(conn);
     rds_conn_move(conn, RDS_CONN_CLOSED);
     rds_conn_refuse(conn);
     rds_channel_part_closed(conn->channel);

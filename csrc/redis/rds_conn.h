@@ -119,6 +119,11 @@ static inline enum rds_conn_state rds_conn_state(const struct rds_conn *conn)
     return (enum rds_conn_state)atomic_load(&conn->state);
 }
 
+static inline const struct rds_options *rds_conn_options(const struct rds_conn *conn)
+{
+    return &conn->channel->options;
+}
+
 /* Whether the channel or its pool is being closed. */
 bool rds_conn_closing(const struct rds_conn *conn);
 
@@ -144,14 +149,33 @@ void rds_conn_move(struct rds_conn *conn, enum rds_conn_state to);
 void rds_connect_begin(struct rds_conn *conn, uint64_t now);
 void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now,
                       struct rt_worker *worker);
-/* A reply to our own command has come, in conn->scratch. */
-void rds_connect_reply(struct rds_conn *conn);
 /* This try failed with err; text is for the person. */
 void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64_t now);
-/* Wipe the credentials of the next handshake. */
-void rds_connect_forget(struct rds_conn *conn);
+/* The same for an errno. */
+void rds_connect_failed_errno(struct rds_conn *conn, int error, uint64_t now);
 /* Close the socket and whatever belongs to it. */
 void rds_connect_close(struct rds_conn *conn);
+
+/* ---- rds_login.c: credentials ------------------------------------------- */
+
+/* Ask the owner for them.  0, or what is wrong. */
+int rds_login_ask(struct rds_conn *conn);
+/* The owner's answer, copied.  0; RT_EFULL: not there yet; or what is wrong. */
+int rds_login_answer(struct rds_conn *conn);
+/* conn does not wait for them any more; the last one wipes them. */
+void rds_login_stop_asking(struct rds_conn *conn);
+/* Those for this handshake: the configured ones, later ones in their place, or the
+ * owner's answer.  False: no memory. */
+bool rds_login_take(struct rds_conn *conn);
+/* Wipe them. */
+void rds_login_forget(struct rds_conn *conn);
+
+/* ---- rds_handshake.c: what is said first --------------------------------- */
+
+/* The socket is connected, and secured: say it. */
+void rds_handshake_begin(struct rds_conn *conn, uint64_t now);
+/* A reply to our own command has come, in conn->scratch. */
+void rds_handshake_reply(struct rds_conn *conn);
 
 /* ---- rds_exchange.c: commands out, replies in --------------------------- */
 

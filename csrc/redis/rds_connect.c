@@ -1,12 +1,9 @@
-/* From nothing to READY: credentials, lookup, connect, handshake, back-off.
+/* From nothing to READY: credentials, lookup, connect, TLS, handshake, back-off.
  *
- * One deadline (`connect_by`) covers a whole try.  The handshake is one write:
- * HELLO with AUTH (or AUTH alone), CLIENT SETNAME, CLIENT SETINFO, SELECT; the
- * replies are checked one by one as they come. */
+ * One deadline (`connect_by`) covers a whole try. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -16,13 +13,6 @@
 #include "rds_lease.h"
 
 #define SECURED_WITHIN (60 * RT_SEC) /* where there is no other limit; asyncio's as well */
-
-enum step { STEP_HELLO, STEP_AUTH, STEP_SETNAME, STEP_SETINFO, STEP_SELECT };
-
-static const struct rds_options *options_of(const struct rds_conn *conn)
-{
-    return &conn->channel->options;
-}
 
 void rds_conn_move(struct rds_conn *conn, enum rds_conn_state to)
 {
@@ -35,36 +25,9 @@ void rds_conn_move(struct rds_conn *conn, enum rds_conn_state to)
     atomic_store(&conn->state, (uint32_t)to);
 }
 
-static void wipe(char **secret)
-{
-    if (*secret == NULL)
-        return;
-    explicit_bzero(*secret, strlen(*secret));
-    free(*secret);
-    *secret = NULL;
-}
-
-void rds_connect_forget(struct rds_conn *conn)
-{
-    wipe(&conn->username);
-    wipe(&conn->password);
-}
-
-/* conn does not wait for credentials any more; the last one wipes them. */
-static void stop_asking(struct rds_conn *conn)
-{
-    struct rds_channel *channel = conn->channel;
-
-    if (!conn->asking)
-        return;
-    conn->asking = false;
-    if (atomic_fetch_sub(&channel->asking, 1) == 1)
-        rds_credentials_free(atomic_exchange(&channel->credentials, NULL));
-}
-
 void rds_connect_close(struct rds_conn *conn)
 {
-    stop_asking(conn);
+    rds_login_stop_asking(conn);
     if (conn->resolve != NULL) {
         if (conn->resolve->fd >= 0)
             rt_source_unwatch(&conn->source, conn->resolve->fd);
@@ -99,7 +62,7 @@ void rds_connect_close(struct rds_conn *conn)
 
 static uint64_t backoff(struct rds_conn *conn)
 {
-    const struct rds_options *o = options_of(conn);
+    const struct rds_options *o = rds_conn_options(conn);
     unsigned doublings = conn->failures < 32 ? conn->failures : 32;
     uint64_t delay = o->backoff_base << doublings;
 
@@ -122,7 +85,7 @@ static bool worth_retrying(int err)
 
 void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64_t now)
 {
-    int retries = options_of(conn)->connect_retries;
+    int retries = rds_conn_options(conn)->connect_retries;
     char reason[512];
 
     snprintf(reason, sizeof reason, "%s", text); /* it may be in the context */
@@ -151,7 +114,7 @@ void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64
     rds_settle_pending(conn, err == RT_ELOST ? RT_ECONNECT : err, reason);
 }
 
-static void failed_errno(struct rds_conn *conn, int error, uint64_t now)
+void rds_connect_failed_errno(struct rds_conn *conn, int error, uint64_t now)
 {
     char text[320], why[96];
 
@@ -161,156 +124,12 @@ static void failed_errno(struct rds_conn *conn, int error, uint64_t now)
     rds_connect_failed(conn, RT_ECONNECT, text, now);
 }
 
-/* ---- handshake ---------------------------------------------------------- */
-
-static bool put(struct rds_conn *conn, enum step step, int argc, const char **argv)
-{
-    redisContext *c = conn->ctx;
-    size_t before = sdslen(c->obuf);
-
-    if (redisAppendCommandArgv(c, argc, argv, NULL) != REDIS_OK)
-        return false;
-    conn->appended += sdslen(c->obuf) - before;
-    conn->steps[conn->step_count++] = (uint8_t)step;
-    return true;
-}
-
-static bool put_handshake(struct rds_conn *conn)
-{
-    const struct rds_options *o = options_of(conn);
-    const char *user = conn->username, *pass = conn->password;
-    const char *argv[5];
-    char number[24];
-    bool ok = true;
-    int argc = 0;
-
-    conn->step = conn->step_count = 0;
-    if (o->protocol == 3) {
-        argv[argc++] = "HELLO";
-        argv[argc++] = "3";
-        if (pass != NULL) {
-            argv[argc++] = "AUTH";
-            argv[argc++] = user != NULL && *user != '\0' ? user : "default";
-            argv[argc++] = pass;
-        }
-        ok = put(conn, STEP_HELLO, argc, argv);
-    } else if (pass != NULL) {
-        argv[argc++] = "AUTH";
-        if (user != NULL && *user != '\0' && !conn->single_auth)
-            argv[argc++] = user;
-        argv[argc++] = pass;
-        ok = put(conn, STEP_AUTH, argc, argv);
-    }
-    if (ok && o->client_name != NULL)
-        ok = put(conn, STEP_SETNAME, 3, (const char *[]){ "CLIENT", "SETNAME", o->client_name });
-    if (ok && o->lib_name != NULL)
-        ok = put(conn, STEP_SETINFO, 4,
-                 (const char *[]){ "CLIENT", "SETINFO", "LIB-NAME", o->lib_name });
-    if (ok && o->lib_version != NULL)
-        ok = put(conn, STEP_SETINFO, 4,
-                 (const char *[]){ "CLIENT", "SETINFO", "LIB-VER", o->lib_version });
-    if (ok && o->db != 0) {
-        snprintf(number, sizeof number, "%d", o->db);
-        ok = put(conn, STEP_SELECT, 2, (const char *[]){ "SELECT", number });
-    }
-    return ok;
-}
-
-static void ready(struct rds_conn *conn)
-{
-    rds_conn_move(conn, RDS_CONN_READY);
-    conn->failures = 0;
-    conn->quiet_since = rt_now();
-    rt_count(&conn->channel->stats.connects, 1);
-    wipe(&conn->username);
-    wipe(&conn->password);
-}
-
-static bool copy_credentials(struct rds_conn *conn, const char *username, const char *password)
-{
-    conn->username = username != NULL ? strdup(username) : NULL;
-    conn->password = strdup(password != NULL ? password : "");
-    return conn->password != NULL && (username == NULL || conn->username != NULL);
-}
-
-/* Those of rds_channel_login(), if there are any. */
-static bool take_login(struct rds_conn *conn, bool *found)
-{
-    struct rds_channel *channel = conn->channel;
-    bool copied = true;
-
-    while (atomic_flag_test_and_set_explicit(&channel->login_lock, memory_order_acquire)) {
-    }
-    *found = channel->login != NULL;
-    if (*found)
-        copied = copy_credentials(conn, channel->login->username, channel->login->password);
-    atomic_flag_clear_explicit(&channel->login_lock, memory_order_release);
-    return copied;
-}
-
-/* The credentials for this try: the configured ones, later ones in their place, or
- * the owner's answer. */
-static bool take_credentials(struct rds_conn *conn)
-{
-    const struct rds_options *o = options_of(conn);
-    bool found;
-
-    conn->identity = atomic_load(&conn->channel->identity);
-    if (o->ask_credentials)
-        return true; /* rds_connect_step() has put them there */
-    wipe(&conn->username);
-    wipe(&conn->password);
-    if (!take_login(conn, &found))
-        return false;
-    if (found || (o->password == NULL && o->username == NULL))
-        return true;
-    return copy_credentials(conn, o->username, o->password);
-}
-
-static void begin_handshake(struct rds_conn *conn, uint64_t now)
-{
-    const redisOptions options = {
-        .type = REDIS_CONN_USERFD,
-        .options = REDIS_OPT_NONBLOCK,
-        .endpoint.fd = conn->fd,
-    };
-
-    conn->ctx = redisConnectWithOptions(&options);
-    if (conn->ctx == NULL || conn->ctx->err) {
-        rds_connect_failed(conn, RT_ENOMEM, "no memory for a connection", now);
-        return;
-    }
-    conn->fd = -1; /* the context's now */
-    rds_exchange_attach(conn);
-    if (conn->stream != NULL)
-        rt_source_attend(&conn->source, RT_READABLE); /* it may have read ahead */
-    if (conn->resolve != NULL) {
-        rds_resolve_release(conn->resolve);
-        conn->resolve = NULL;
-        conn->address = NULL;
-    }
-    rds_conn_move(conn, RDS_CONN_HANDSHAKE);
-    if (rt_source_watch(&conn->source, conn->ctx->fd, false, true) != RT_OK) {
-        failed_errno(conn, errno, now);
-        return;
-    }
-    if (!take_credentials(conn) || !put_handshake(conn)) {
-        rds_connect_failed(conn, RT_ENOMEM, "no memory for a connection", now);
-        return;
-    }
-    if (conn->step_count == 0) {
-        ready(conn);
-        return;
-    }
-    (void)rds_exchange_write(conn);
-}
-
 /* ---- TLS ---------------------------------------------------------------- */
 
 static void begin_securing(struct rds_conn *conn, uint64_t now)
 {
     rds_conn_move(conn, RDS_CONN_SECURING);
-    if (options_of(conn)->connect_timeout == RT_NEVER) {
+    if (rds_conn_options(conn)->connect_timeout == RT_NEVER) {
         conn->connect_by = rt_after(now, SECURED_WITHIN);
         rt_source_due(&conn->source, conn->connect_by);
     }
@@ -345,116 +164,11 @@ static void secure(struct rds_conn *conn, uint64_t now)
         rt_count(&channel->stats.tls_handshakes, 1);
         if (rds_stream_resumed(conn->stream))
             rt_count(&channel->stats.tls_resumed, 1);
-        if (options_of(conn)->connect_timeout == RT_NEVER)
+        if (rds_conn_options(conn)->connect_timeout == RT_NEVER)
             conn->connect_by = RT_NEVER;
-        begin_handshake(conn, now);
+        rds_handshake_begin(conn, now);
         break;
     }
-}
-
-static bool says(const struct rds_node *node, const char *word)
-{
-    return node->str != NULL && node->len == strlen(word) &&
-           strncasecmp(node->str, word, node->len) == 0;
-}
-
-static bool starts(const struct rds_node *node, const char *word)
-{
-    return node->str != NULL && node->len >= strlen(word) &&
-           strncasecmp(node->str, word, strlen(word)) == 0;
-}
-
-/* HELLO answers with a map (an array on RESP2) whose "proto" is the version. */
-static bool is_hello(struct rds_arena *reply, int protocol)
-{
-    struct rds_node node;
-    uint32_t at = 0;
-
-    if (!rds_reply_next(reply, &at, &node) || (node.type != RDS_MAP && node.type != RDS_ARRAY))
-        return false;
-    while (rds_reply_next(reply, &at, &node)) {
-        if (says(&node, "proto") && rds_reply_next(reply, &at, &node))
-            return node.type == RDS_INT && node.integer == protocol;
-    }
-    return false;
-}
-
-static bool is_auth_error(const struct rds_node *node)
-{
-    return starts(node, "WRONGPASS") || starts(node, "NOAUTH") || starts(node, "NOPERM") ||
-           starts(node, "ERR invalid password") || starts(node, "ERR AUTH ") ||
-           starts(node, "ERR Client sent AUTH") || starts(node, "ERR wrong number of arguments");
-}
-
-/* Errors that pass: the server is busy starting, or full. */
-static bool is_passing_error(const struct rds_node *node)
-{
-    return starts(node, "LOADING") || starts(node, "ERR max number of clients") ||
-           starts(node, "MASTERDOWN") || starts(node, "BUSY");
-}
-
-static void refused(struct rds_conn *conn, const struct rds_node *node, enum step step)
-{
-    char text[256];
-    int err = RT_EREFUSED;
-
-    snprintf(text, sizeof text, "%.*s", node->len > 200 ? 200 : (int)node->len, node->str);
-    if (step == STEP_AUTH && conn->username != NULL && !conn->single_auth &&
-        starts(node, "ERR wrong number of arguments")) {
-        /* A server before 6.0 knows no users: try with the password alone. */
-        conn->single_auth = true;
-        err = RT_ELOST;
-    } else if (is_passing_error(node)) {
-        err = RT_EBUSY;
-    } else if (is_auth_error(node)) {
-        err = RT_EAUTH;
-    }
-    rds_connect_failed(conn, err, text, rt_now());
-}
-
-static void heed_reply(struct rds_conn *conn)
-{
-    struct rds_node node = { 0 };
-    uint32_t at = 0;
-    enum step step;
-
-    if (conn->builder.too_big || !rds_reply_next(&conn->scratch, &at, &node)) {
-        rds_settle_lost(conn, RT_EPROTOCOL, "an impossible reply");
-        return;
-    }
-    if (conn->pinging) {
-        conn->pinging = false;
-        if (!says(&node, "PONG"))
-            rds_settle_lost(conn, RT_ELOST, "the health check failed");
-        return;
-    }
-    if (conn->step >= conn->step_count) {
-        rds_settle_lost(conn, RT_EPROTOCOL, "a reply that no command asked for");
-        return;
-    }
-    step = (enum step)conn->steps[conn->step++];
-    if (node.type == RDS_ERROR) {
-        if (step != STEP_SETINFO) { /* known from server 7.2 on */
-            refused(conn, &node, step);
-            return;
-        }
-    } else if (step == STEP_HELLO) {
-        if (!is_hello(&conn->scratch, options_of(conn)->protocol)) {
-            rds_settle_lost(conn, RT_EPROTOCOL, "an invalid answer to HELLO");
-            return;
-        }
-    } else if (!says(&node, "OK")) {
-        rds_settle_lost(conn, RT_EPROTOCOL, "an invalid answer to the handshake");
-        return;
-    }
-    if (conn->step == conn->step_count)
-        ready(conn);
-}
-
-void rds_connect_reply(struct rds_conn *conn)
-{
-    heed_reply(conn);
-    rds_arena_free(&conn->scratch);
 }
 
 /* ---- connecting --------------------------------------------------------- */
@@ -490,7 +204,7 @@ static int dial(struct rds_conn *conn, const struct sockaddr *address, socklen_t
     if (conn->fd < 0)
         return errno;
     atomic_store(&conn->sock, conn->fd);
-    if (address->sa_family != AF_UNIX && tune(options_of(conn), conn->fd) < 0)
+    if (address->sa_family != AF_UNIX && tune(rds_conn_options(conn), conn->fd) < 0)
         goto fail;
     if (connect(conn->fd, address, len) < 0 && errno != EINPROGRESS)
         goto fail;
@@ -512,16 +226,16 @@ static void dial_unix(struct rds_conn *conn, uint64_t now)
     char text[320];
     int error;
 
-    if (strlen(options_of(conn)->path) >= sizeof address.sun_path) {
+    if (strlen(rds_conn_options(conn)->path) >= sizeof address.sun_path) {
         snprintf(text, sizeof text, "Error %d connecting to %.200s. %s.", ENAMETOOLONG,
-                 options_of(conn)->path, "The path is too long for a socket");
+                 rds_conn_options(conn)->path, "The path is too long for a socket");
         rds_connect_failed(conn, RT_EINVAL, text, now);
         return;
     }
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", options_of(conn)->path);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", rds_conn_options(conn)->path);
     error = dial(conn, (const struct sockaddr *)&address, sizeof address);
     if (error != 0)
-        failed_errno(conn, error, now);
+        rds_connect_failed_errno(conn, error, now);
 }
 
 static void dial_next(struct rds_conn *conn, uint64_t now)
@@ -536,7 +250,7 @@ static void dial_next(struct rds_conn *conn, uint64_t now)
         if (error == 0)
             return;
     }
-    failed_errno(conn, error, now);
+    rds_connect_failed_errno(conn, error, now);
 }
 
 static void resolved(struct rds_conn *conn, uint64_t now)
@@ -573,7 +287,7 @@ static void connected_or_not(struct rds_conn *conn, uint64_t now)
         if (conn->channel->tls != NULL)
             begin_securing(conn, now);
         else
-            begin_handshake(conn, now);
+            rds_handshake_begin(conn, now);
         return;
     }
     rt_source_unwatch(&conn->source, conn->fd);
@@ -584,14 +298,14 @@ static void connected_or_not(struct rds_conn *conn, uint64_t now)
     if (conn->address != NULL)
         dial_next(conn, now);
     else
-        failed_errno(conn, error, now);
+        rds_connect_failed_errno(conn, error, now);
 }
 
 static void look_up(struct rds_conn *conn, uint64_t now)
 {
     int err;
 
-    if (options_of(conn)->path != NULL) {
+    if (rds_conn_options(conn)->path != NULL) {
         dial_unix(conn, now);
         return;
     }
@@ -599,7 +313,7 @@ static void look_up(struct rds_conn *conn, uint64_t now)
         resolved(conn, now);
         return;
     }
-    err = rds_resolve_start(options_of(conn)->host, options_of(conn)->port, &conn->resolve);
+    err = rds_resolve_start(rds_conn_options(conn)->host, rds_conn_options(conn)->port, &conn->resolve);
     if (err != RT_OK) {
         rds_connect_failed(conn, err, "no resources to look up the host name", now);
         return;
@@ -608,13 +322,12 @@ static void look_up(struct rds_conn *conn, uint64_t now)
     if (rds_resolve_done(conn->resolve))
         resolved(conn, now);
     else if (rt_source_watch(&conn->source, conn->resolve->fd, false, false) != RT_OK)
-        failed_errno(conn, errno, now);
+        rds_connect_failed_errno(conn, errno, now);
 }
 
 void rds_connect_begin(struct rds_conn *conn, uint64_t now)
 {
-    struct rds_channel *channel = conn->channel;
-    const struct rds_options *o = &channel->options;
+    const struct rds_options *o = rds_conn_options(conn);
     int err;
 
     conn->connect_by = rt_after(now, o->connect_timeout);
@@ -623,53 +336,19 @@ void rds_connect_begin(struct rds_conn *conn, uint64_t now)
         look_up(conn, now);
         return;
     }
-    /* In this order: an answer that is dropped because nobody asks is seen here.
-     * Partner: rds_channel_credentials(). */
-    conn->asking = true;
-    atomic_fetch_add(&channel->asking, 1);
-    conn->answers_seen = atomic_load(&channel->answers);
     rds_conn_move(conn, RDS_CONN_CREDENTIALS);
-    err = channel->credentials_needed(channel->user, conn->pending.head->mailbox);
+    err = rds_login_ask(conn);
     if (err != RT_OK)
         rds_connect_failed(conn, err, "no memory to ask for credentials", now);
 }
 
-/* The answer, copied.  0; RT_EFULL: not there yet; or what is wrong. */
-static int copy_answer(struct rds_conn *conn)
-{
-    struct rds_channel *channel = conn->channel;
-    struct rds_credentials *c, *none = NULL;
-    int err;
-
-    if (atomic_load(&channel->answers) == conn->answers_seen)
-        return RT_EFULL;
-    c = atomic_exchange(&channel->credentials, NULL);
-    if (c == NULL) { /* another connection is copying it */
-        rt_source_attend(&conn->source, 0);
-        return RT_EFULL;
-    }
-    err = c->err;
-    wipe(&conn->username);
-    wipe(&conn->password);
-    if (err == RT_OK) {
-        conn->username = c->username != NULL ? strdup(c->username) : NULL;
-        conn->password = strdup(c->password);
-        if (conn->password == NULL || (c->username != NULL && conn->username == NULL))
-            err = RT_ENOMEM;
-    }
-    /* Back for the others, unless a newer one has come. */
-    if (!atomic_compare_exchange_strong(&channel->credentials, &none, c))
-        rds_credentials_free(c);
-    return err;
-}
-
 static void credentials_came(struct rds_conn *conn, uint64_t now)
 {
-    int err = copy_answer(conn);
+    int err = rds_login_answer(conn);
 
     if (err == RT_EFULL)
         return;
-    stop_asking(conn);
+    rds_login_stop_asking(conn);
     if (err != RT_OK)
         rds_connect_failed(conn, err, "the credential provider failed", now);
     else
@@ -733,13 +412,4 @@ void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now,
     default:
         break;
     }
-}
-
-void rds_credentials_free(struct rds_credentials *credentials)
-{
-    if (credentials == NULL)
-        return;
-    wipe(&credentials->username);
-    wipe(&credentials->password);
-    free(credentials);
 }

@@ -272,7 +272,7 @@ static bool match(struct rds_conn *conn, uint64_t *count)
         return true;
     }
     if (conn->pinging || rds_conn_state(conn) != RDS_CONN_READY) {
-        rds_connect_reply(conn);
+        rds_handshake_reply(conn);
         return conn->ctx != NULL;
     }
     if (rds_lease_is_held(conn->lease)) {

@@ -142,7 +142,7 @@ static void close_lease(struct rds_lease *lease, int err, const char *why)
     if (atomic_load(&lease->held.on))
         rds_held_end(conn, err, why);
     rds_connect_close(conn);
-    rds_connect_forget(conn);
+    rds_login_forget(conn);
     rds_conn_move(conn, RDS_CONN_CLOSED);
     rds_conn_refuse(conn);
     rds_channel_part_closed(conn->channel);

@@ -157,14 +157,15 @@ void rds_loan_heard(struct rds_conn *conn, const struct rt_job *reader)
         conn->small_reads = 0;
     } else if (conn->small_reads >= ENOUGH && held->chunks == NULL && is_quiet(conn) &&
                lend(conn, reader->mailbox)) {
+        atomic_store(&held->moved, false); /* before he is told, so before he waits again */
         atomic_store(&held->lent_to, reader->mailbox);
     }
 }
 
 void rds_loan_look(struct rds_conn *conn)
 {
-    if (conn->lease != NULL && atomic_exchange(&conn->lease->held.moved, false) &&
-        conn->loan != NULL)
+    if (conn->loan != NULL && conn->lease != NULL &&
+        atomic_exchange(&conn->lease->held.moved, false))
         rds_loan_recall(conn);
 }
 
