@@ -1,5 +1,6 @@
 #include "listen.h"
 
+#include "../redis/rds_lease.h"
 #include "errors.h"
 #include "future.h"
 #include "messages.h"
@@ -78,14 +79,24 @@ static int is_subscribed(const struct core_messages *m)
     return any == 0 ? has_any(m->pubsub, n->str_shard_channels) : any;
 }
 
-/* Look for a message: *out is it, or the step has something to await.  0, or -1 with an
- * exception set. */
-static int look(struct core_step *step, PyObject **out)
+/* Whether what was waited for has come.  redis-py asks what it is subscribed to before it
+ * waits, and not again. */
+static bool has_come(const struct core_messages *m)
+{
+    return m->ear.lease != NULL && core_lease_usable(m->ear.lease) &&
+           rds_held_ready(m->ear.lease->rds);
+}
+
+/* Look for a message: *out is it, or the step has something to await.  waited: for news
+ * of the lease, just now.  0, or -1 with an exception set. */
+static int look(struct core_step *step, bool waited, PyObject **out)
 {
     struct core_messages *m = step->messages;
     PyObject *found;
-    int subscribed = m->pubsub != NULL ? is_subscribed(m) : 0; /* or the collector has it */
+    int subscribed = 0;
 
+    if (m->pubsub != NULL) /* or the collector has it */
+        subscribed = waited && has_come(m) ? 1 : is_subscribed(m);
     if (subscribed == 0)
         PyErr_SetNone(PyExc_StopAsyncIteration);
     if (subscribed <= 0)
@@ -142,13 +153,14 @@ static void take_result(struct core_step *step, PyObject *result, PyObject **out
 /* Go on, after *out, until there is a message or something to wait for. */
 static PySendResult advance(struct core_step *step, PyObject *arg, PyObject **out)
 {
+    bool waited = false;
     PyObject *result;
 
     while (*out == NULL) {
         PySendResult sent;
 
         if (step->awaited == NULL) {
-            if (look(step, out) < 0)
+            if (look(step, waited, out) < 0)
                 goto failed;
             continue;
         }
@@ -160,6 +172,7 @@ static PySendResult advance(struct core_step *step, PyObject *arg, PyObject **ou
             *out = result;
             return PYGEN_NEXT;
         }
+        waited = is_future(step);
         take_result(step, result, out);
         arg = Py_None;
     }

@@ -194,47 +194,50 @@ static PyObject *kind_of(const struct core_native_state *n, const struct rds_are
     return NULL;
 }
 
-/* One more item of message, from the reply.  0, or -1 with an exception set. */
+/* One more item of message, *value, from the reply; borrowed from message.  0, or -1 with
+ * an exception set. */
 static int add_item(struct core_lease *lease, PyObject *message, PyObject *name,
-                    const struct rds_arena *arena, uint32_t *at)
+                    const struct rds_arena *arena, uint32_t *at, PyObject **value)
 {
     enum rds_type type;
-    PyObject *value = core_reply_next(lease->channel, arena, at, false, &type);
-    int rc = value == NULL ? -1 : PyDict_SetItem(message, name, value);
+    int rc;
 
-    Py_XDECREF(value);
+    *value = core_reply_next(lease->channel, arena, at, false, &type);
+    rc = *value == NULL ? -1 : PyDict_SetItem(message, name, *value);
+    Py_XDECREF(*value);
     return rc;
 }
 
-/* A published message as the dict that redis-py makes of it. */
+/* A published message as the dict that redis-py makes of it; *key, borrowed from it, is
+ * what was subscribed to. */
 static PyObject *message_of(struct core_lease *lease, PyObject *kind,
-                            const struct rds_arena *arena, uint32_t at)
+                            const struct rds_arena *arena, uint32_t at, PyObject **key)
 {
     const struct core_native_state *n = &lease->st->native;
-    PyObject *message = PyDict_New();
+    PyObject *message = PyDict_New(), *pattern = Py_None, *channel = NULL, *data;
 
     if (message == NULL || PyDict_SetItem(message, n->str_type, kind) < 0 ||
-        (kind == n->str_pmessage ? add_item(lease, message, n->str_pattern, arena, &at)
-                                 : PyDict_SetItem(message, n->str_pattern, Py_None)) < 0 ||
-        add_item(lease, message, n->str_channel, arena, &at) < 0 ||
-        add_item(lease, message, n->str_data, arena, &at) < 0)
+        (kind == n->str_pmessage
+             ? add_item(lease, message, n->str_pattern, arena, &at, &pattern)
+             : PyDict_SetItem(message, n->str_pattern, Py_None)) < 0 ||
+        add_item(lease, message, n->str_channel, arena, &at, &channel) < 0 ||
+        add_item(lease, message, n->str_data, arena, &at, &data) < 0)
         Py_CLEAR(message);
+    *key = kind == n->str_pmessage ? pattern : channel;
     return message;
 }
 
 /* Message (taken) as _next_message() gives it: with its handler, if there is one. */
 static PyObject *with_handler(const struct core_native_state *n, PyObject *pubsub, PyObject *kind,
-                              PyObject *message)
+                              PyObject *message, PyObject *key)
 {
     PyObject *where = kind == n->str_message    ? n->str_channels
                       : kind == n->str_pmessage ? n->str_patterns
                                                 : n->str_shard_channels;
-    PyObject *key = PyDict_GetItemWithError(message, kind == n->str_pmessage ? n->str_pattern
-                                                                             : n->str_channel);
     PyObject *handlers = Py_XNewRef(core_own_value(pubsub, where)), *handler = NULL, *result = NULL;
     int truth = 0;
 
-    if (handlers == NULL || key == NULL)
+    if (handlers == NULL)
         goto done;
     if (PyDict_CheckExact(handlers)) {
         handler = Py_XNewRef(PyDict_GetItemWithError(handlers, key));
@@ -262,11 +265,11 @@ static PyObject *found(struct core_lease *lease, PyObject *pubsub, const struct 
 {
     const struct core_native_state *n = &lease->st->native;
     uint32_t at = 0;
-    PyObject *kind = kind_of(n, arena, &at), *value, *reply;
+    PyObject *kind = kind_of(n, arena, &at), *value, *reply, *key;
 
     if (kind != NULL) {
-        value = message_of(lease, kind, arena, at);
-        return value == NULL ? NULL : with_handler(n, pubsub, kind, value);
+        value = message_of(lease, kind, arena, at, &key);
+        return value == NULL ? NULL : with_handler(n, pubsub, kind, value, key);
     }
     reply = core_lease_reply(lease, arena, false);
     value = reply == NULL ? NULL : PyTuple_Pack(1, reply);

@@ -200,8 +200,6 @@ void rds_wire_attach(struct rds_conn *conn);
  * segment of its own, the dearest part of a read on a loopback: ask for delayed
  * acknowledgements, one for two messages.  tcp(7), TCP_QUICKACK. */
 void rds_wire_heard(struct rds_conn *conn, uint64_t pause);
-/* Whether bytes were received that the socket does not show any more. */
-bool rds_wire_buffered(const struct rds_conn *conn);
 
 /* ---- rds_settle.c: how jobs leave a connection ----------------------------- */
 

@@ -391,6 +391,8 @@ static bool parse(struct rds_conn *conn, uint64_t *count)
         if (reply != NULL) {
             if (!match(conn, count))
                 return false;
+            if (r->pos == r->len)
+                return true;
             continue;
         }
         if (!skip_long_string(conn)) {

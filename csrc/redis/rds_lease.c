@@ -106,8 +106,13 @@ void rds_lease_shrink(struct rds_conn *conn, size_t keep)
     redisReader *r = conn->ctx->reader;
     sds small;
 
-    if (r->pos != r->len || sdsalloc(r->buf) <= keep)
+    if (r->pos != r->len)
         return;
+    if (sdsalloc(r->buf) <= keep) {
+        sdsclear(r->buf); /* or hiredis fills it up to 1 KB first, and it grows */
+        r->pos = r->len = 0;
+        return;
+    }
     small = sdsempty();
     if (small == NULL)
         return;

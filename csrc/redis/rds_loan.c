@@ -47,18 +47,12 @@ static void drop(struct rt_source *src)
     rds_channel_unref(channel);
 }
 
-/* Whether its holder takes nothing, so that it is not to be read. */
-static bool is_full(const struct rds_conn *conn)
-{
-    return rds_lease_is_held(conn->lease) && atomic_load(&conn->lease->held.stopped);
-}
-
 /* The socket of a lent connection is ready.  Thread: the mailbox's owner. */
 static void read_through(struct rt_source *src, uint32_t what)
 {
     struct rds_conn *conn = RT_CONTAINER_OF(src, struct rds_conn, source);
     bool hand_over = false;
-    size_t bytes;
+    size_t bytes = 0, n;
 
     if (!rds_conn_enter(conn, what))
         return; /* the holder reads it */
@@ -66,15 +60,15 @@ static void read_through(struct rt_source *src, uint32_t what)
     if (conn->loan != NULL && conn->ctx != NULL) {
         conn->readable = true;
         conn->hung_up |= (what & RT_HANGUP) != 0;
-        bytes = rds_exchange_read_once(conn);
-        /* What was read ahead is no event of the socket's any more. */
-        while (conn->loan != NULL && conn->readable && bytes <= LARGE &&
-               rds_wire_buffered(conn))
-            bytes += rds_exchange_read_once(conn);
+        do { /* once, but for what TLS has read ahead, which is no event any more */
+            n = rds_exchange_read_once(conn);
+            bytes += n;
+        } while (n > 0 && conn->loan != NULL && conn->readable && bytes <= LARGE);
         conn->read_through++;
         rt_count(&conn->channel->stats.inline_reads, 1);
-        if (conn->loan != NULL && (bytes > LARGE || conn->inflight.count > 2 * FEW ||
-                                   (conn->readable && rds_wire_buffered(conn)) || is_full(conn)))
+        /* Readable still: there is too much, or its holder takes nothing. */
+        if (conn->loan != NULL &&
+            (conn->readable || bytes > LARGE || conn->inflight.count > 2 * FEW))
             rds_loan_recall(conn);
         hand_over = conn->loan == NULL || conn->pending.head != NULL;
     }

@@ -348,17 +348,6 @@ bool rds_stream_resumed(const struct rds_stream *stream)
     return resumed;
 }
 
-bool rds_stream_buffered(const struct rds_stream *stream)
-{
-    bool buffered = false;
-
-    if (rds_tls_enter()) {
-        buffered = SSL_has_pending(stream->ssl) == 1;
-        rds_tls_leave();
-    }
-    return buffered;
-}
-
 /* Whether a handshake in the middle of the stream is to be driven by a read. */
 static bool reads_first(const struct rds_stream *stream)
 {

@@ -143,9 +143,6 @@ ssize_t rds_stream_write(struct rds_stream *stream, const char *data, size_t len
  * Thread: who holds the connection.  Blocks: no. */
 bool rds_stream_flush(struct rds_stream *stream);
 
-/* Whether bytes were received that rds_stream_read() has not returned. */
-bool rds_stream_buffered(const struct rds_stream *stream);
-
 /* Free it, politely: with a word to the peer, if it can be said.  The socket stays.
  * Thread: who holds the connection.  Blocks: no. */
 void rds_stream_free(struct rds_stream *stream);

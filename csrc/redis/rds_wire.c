@@ -93,11 +93,6 @@ void rds_wire_heard(struct rds_conn *conn, uint64_t pause)
     }
 }
 
-bool rds_wire_buffered(const struct rds_conn *conn)
-{
-    return conn->stream != NULL && rds_stream_buffered(conn->stream);
-}
-
 static ssize_t write_socket(redisContext *c)
 {
     struct rds_conn *conn = c->privdata;

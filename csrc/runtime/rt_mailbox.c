@@ -218,8 +218,7 @@ bool rt_mailbox_alarmed(struct rt_mailbox *mb)
 
 int rt_mailbox_lend(struct rt_loan *loan)
 {
-    /* Level-triggered: what one look leaves is there for the next. */
-    struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP, .data.ptr = loan };
+    struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = loan };
     struct rt_mailbox *mb = loan->mailbox;
 
     atomic_fetch_add_explicit(&mb->refs, 1, memory_order_relaxed);

@@ -66,7 +66,8 @@ struct rt_loan {
     struct rt_mailbox *mailbox;
     struct rt_source *source;
     int fd;
-    /* The descriptor is ready (enum rt_what).  Called by the mailbox's owner from
+    /* The descriptor is ready (enum rt_what); edge-triggered, as in the poller, so what
+     * is left unread is to be remembered.  Called by the mailbox's owner from
      * rt_mailbox_begin(), also once after the loan was taken back.  Jobs posted
      * to the mailbox meanwhile do not ring. */
     void (*ready)(struct rt_source *src, uint32_t what);
