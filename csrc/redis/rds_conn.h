@@ -230,7 +230,8 @@ void rds_loan_look(struct rds_conn *conn);
 void rds_loan_recall(struct rds_conn *conn);
 /* Take it back to be closed. */
 void rds_loan_end(struct rds_conn *conn);
-/* A deadline passed: a loan that is not used ends.  Thread: worker. */
+/* A deadline passed: what is lent is read first; a loan that is not used ends, but for
+ * a held lease's.  Thread: worker. */
 void rds_loan_tick(struct rds_conn *conn, uint64_t now);
 
 #if RT_DEBUG

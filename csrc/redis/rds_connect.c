@@ -8,7 +8,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "rds_cmd.h"
 #include "rds_conn.h"
 #include "rds_lease.h"
 

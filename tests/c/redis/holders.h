@@ -52,19 +52,25 @@ static inline void wait_for_news(struct rds_lease *lease, struct rt_mailbox *mb,
     rds_held_wait(lease, &c->job.base);
 }
 
+static inline void wait_until_told(struct rds_lease *lease, struct rt_mailbox *mb)
+{
+    struct command c;
+
+    wait_for_news(lease, mb, &c, RT_NEVER);
+    command_home(mb, &c);
+    rds_job_fini(&c.job);
+}
+
 /* The next reply, or NULL once the connection is lost. */
 static inline struct rds_received *next(struct rds_lease *lease, struct rt_mailbox *mb)
 {
     struct rds_received *received;
-    struct command c;
     const char *why;
 
     while ((received = rds_held_take(lease)) == NULL) {
         if (rds_held_lost(lease, &why) != RT_OK)
             return rds_held_take(lease);
-        wait_for_news(lease, mb, &c, RT_NEVER);
-        command_home(mb, &c);
-        rds_job_fini(&c.job);
+        wait_until_told(lease, mb);
     }
     return received;
 }
