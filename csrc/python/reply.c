@@ -99,6 +99,25 @@ static int add(struct frame *frame, PyObject *object)
     return rc;
 }
 
+/* Take the strings that come next into a list, but for its last element, which closes
+ * it.  0, or -1 with an exception set. */
+static int add_strings(struct core_channel *channel, const struct rds_arena *arena,
+                       uint32_t *at, bool raw, struct frame *frame)
+{
+    const char *str;
+    uint32_t len;
+
+    while (frame->left > 1 && (str = rds_reply_string(arena, at, &len)) != NULL) {
+        PyObject *object = text_of(channel, str, len, raw);
+
+        if (object == NULL)
+            return -1;
+        PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->index++, object);
+        frame->left--;
+    }
+    return 0;
+}
+
 PyObject *core_reply_next(struct core_channel *channel, const struct rds_arena *arena,
                           uint32_t *at, bool raw, enum rds_type *type)
 {
@@ -118,6 +137,10 @@ PyObject *core_reply_next(struct core_channel *channel, const struct rds_arena *
             stack[depth++] = (struct frame){ .object = object,
                                              .left = node.len,
                                              .is_map = node.type == RDS_MAP };
+            object = NULL;
+            if (node.type != RDS_MAP &&
+                add_strings(channel, arena, at, raw, &stack[depth - 1]) < 0)
+                goto fail;
             continue;
         }
         /* Close every aggregate that this completes. */

@@ -224,6 +224,7 @@ void rds_exchange_attach(struct rds_conn *conn)
     memset(&conn->builder, 0, sizeof conn->builder);
     conn->builder.begin = begin_reply;
     conn->builder.owner = conn;
+    conn->builder.reader = c->reader;
     conn->builder.max_bytes = conn->channel->options.max_reply;
     conn->appended = conn->written = conn->skip = 0;
     conn->readable = conn->hung_up = conn->pinging = conn->watch_write = false;

@@ -9,14 +9,11 @@ void rds_arena_free(struct rds_arena *a)
     a->heap = false;
 }
 
-/* Room for `more` bytes, or NULL. */
-static char *reserve(struct rds_arena *a, size_t more)
+static char *grow(struct rds_arena *a, size_t more)
 {
     size_t need = (size_t)a->len + more, cap;
     char *grown;
 
-    if (need <= a->cap)
-        return a->data + a->len;
     if (need > UINT32_MAX)
         return NULL;
     cap = need + need / 2;
@@ -31,6 +28,12 @@ static char *reserve(struct rds_arena *a, size_t more)
     a->cap = (uint32_t)cap;
     a->heap = true;
     return a->data + a->len;
+}
+
+/* Room for `more` bytes, or NULL. */
+static inline char *reserve(struct rds_arena *a, size_t more)
+{
+    return more <= a->cap - a->len ? a->data + a->len : grow(a, more);
 }
 
 void rds_arena_add_text(struct rds_arena *a, enum rds_type type, const char *text)
@@ -139,6 +142,48 @@ static void *put_string(struct rds_builder *b, enum rds_type type, const char *s
     return b;
 }
 
+/* The whole string at p, "$5\r\nhello\r\n".  Returns what is behind it, or NULL: it is
+ * something else, is not here to its end, or is not as it should be. */
+static const char *string_at(const char *p, const char *end, const char **str, uint32_t *len)
+{
+    const char *digits = p + 1, *q = digits;
+    uint32_t n = 0;
+
+    if (p >= end || *p != '$')
+        return NULL;
+    while (q < end && *q >= '0' && *q <= '9' && q - digits < 9)
+        n = n * 10 + (uint32_t)(*q++ - '0');
+    if (q == digits || (*digits == '0' && q - digits > 1) || (size_t)(end - q) < 4 + (size_t)n)
+        return NULL;
+    if (q[0] != '\r' || q[1] != '\n' || q[2 + n] != '\r' || q[3 + n] != '\n')
+        return NULL;
+    *str = q + 2;
+    *len = n;
+    return q + 4 + n;
+}
+
+/* Write the strings that follow in the same aggregate, from p on in the reader's buffer,
+ * as many as are whole.  hiredis takes several calls for each, half of what a long list
+ * costs a worker; what is not plainly a string is left to it, to judge or to wait for. */
+static void take_strings(struct rds_builder *b, const char *p)
+{
+    redisReader *r = b->reader;
+    redisReadTask *task = r->task[r->ridx];
+    const char *end = r->buf + r->len, *str, *next;
+    long long left = task->parent->elements - 1 - task->idx;
+    uint32_t len;
+
+    while (left > 0 && (next = string_at(p, end, &str, &len)) != NULL) {
+        if (b->bytes + 5 + len > b->max_bytes || put_string(b, RDS_STR, str, len) == NULL)
+            break;
+        b->bytes += 5 + (uint64_t)len;
+        r->pos += (size_t)(next - p);
+        task->idx++;
+        left--;
+        p = next;
+    }
+}
+
 static void *create_string(const redisReadTask *task, char *str, size_t len)
 {
     struct rds_builder *b = builder_of(task);
@@ -154,8 +199,13 @@ static void *create_string(const redisReadTask *task, char *str, size_t len)
     case REDIS_REPLY_ERROR: return put_string(b, RDS_ERROR, str, len);
     case REDIS_REPLY_BIGNUM: return put_string(b, RDS_BIG, str, len);
     case REDIS_REPLY_VERB: return put_string(b, RDS_VERB, str + 4, len - 4);
-    default: return put_string(b, RDS_STR, str, len);
+    default: break;
     }
+    if (put_string(b, RDS_STR, str, len) == NULL)
+        return NULL;
+    if (task->parent != NULL && b->into != NULL)
+        take_strings(b, str + len + 2);
+    return b;
 }
 
 static void *create_array(const redisReadTask *task, size_t elements)

@@ -81,6 +81,7 @@ struct rds_builder {
      * expected. */
     bool (*begin)(void *owner, struct rds_arena **into);
     void *owner;
+    redisReader *reader; /* whose callbacks these are */
     uint64_t max_bytes; /* of one reply */
 
     struct rds_arena *into;
@@ -107,5 +108,19 @@ struct rds_node {
 /* Read the node at *at and move *at past it.  False at the end of the arena.
  * Thread: whoever has the arena. */
 bool rds_reply_next(const struct rds_arena *a, uint32_t *at, struct rds_node *out);
+
+/* The same where a string comes next (RDS_STR), of which most long replies are made;
+ * otherwise NULL, and *at stays. */
+static inline const char *rds_reply_string(const struct rds_arena *a, uint32_t *at,
+                                           uint32_t *len)
+{
+    const char *p = a->data + *at;
+
+    if (*at >= a->len || *p != RDS_STR)
+        return NULL;
+    memcpy(len, p + 1, sizeof *len);
+    *at += 5 + *len;
+    return p + 5;
+}
 
 #endif

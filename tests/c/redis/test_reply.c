@@ -36,6 +36,7 @@ static void open_stream(struct stream *s, uint64_t max_bytes)
     s->reader = redisReaderCreateWithFunctions(&rds_reply_functions);
     MT_REQUIRE(s->reader != NULL);
     s->reader->privdata = &s->builder;
+    s->builder.reader = s->reader;
 }
 
 static void close_stream(struct stream *s)
@@ -194,6 +195,11 @@ static void bad_streams(void)
         "(12a\r\n", "*99999999999999999999\r\n", "*4611686018427387904\r\n",
         "$99999999999999999999\r\n", ":9223372036854775808\r\n",
         "*1\r\n|1\r\n+a\r\n+b\r\n:1\r\n",
+        /* Behind a string, in the same aggregate. */
+        "*2\r\n$1\r\na\r\n$1\r\nabc", "*2\r\n$1\r\na\r\n$1\r\na\rx",
+        "*2\r\n$1\r\na\r\n$01\r\nb\r\n", "*2\r\n$1\r\na\r\n$+1\r\nb\r\n",
+        "*2\r\n$1\r\na\r\n$\r\n\r\n", "*2\r\n$1\r\na\r\n$-2\r\nb\r\n",
+        "*2\r\n$1\r\na\r\n$1x\nb\r\n", "*2\r\n$1\r\na\r\n?1\r\nb\r\n",
     };
     size_t i;
 
@@ -259,6 +265,25 @@ static void size(void)
     MT_EQ(feed_text(&s, ":1\r\n"), 1);
     MT_CHECK(s.builder.too_big);
     MT_CHECK(s.arena.cap < 4096);
+    /* Strings of an aggregate, all there at once. */
+    at = 0;
+    for (i = 0; i < 200; i++)
+        memcpy(big + 11 * i, "$5\r\nhello\r\n", 11);
+    MT_EQ(feed_text(&s, "*101\r\n"), 0);
+    MT_EQ(feed(&s, big, 11 * 101), 1);
+    MT_CHECK(!s.builder.too_big);
+    MT_EQ(s.arena.len, 5 + 101 * 10);
+    MT_EQ(feed_text(&s, "*102\r\n"), 0);
+    MT_EQ(feed(&s, big, 11 * 102), 1);
+    MT_CHECK(s.builder.too_big);
+    /* What follows an aggregate of strings is not one of them. */
+    MT_EQ(feed_text(&s, "*2\r\n"), 0);
+    MT_EQ(feed(&s, big, 11 * 3), 1);
+    MT_CHECK(!s.builder.too_big);
+    MT_EQ(s.arena.len, 25);
+    MT_EQ(next_reply(&s), 1);
+    MT_EQ(s.arena.len, 10);
+    memset(big, 'x', sizeof big);
     /* Just under the cap. */
     MT_EQ(feed_text(&s, "$1019\r\n"), 0);
     MT_EQ(feed(&s, big, 1019), 0);
@@ -344,6 +369,20 @@ static void random_text(uint64_t *rnd, char *out, size_t len, bool line)
         out[i] = line ? (char)('a' + mt_rand(rnd) % 26) : (char)mt_rand(rnd);
 }
 
+/* A bulk string, which may hold anything. */
+static void invent_string(uint64_t *rnd, struct bytes *wire, struct bytes *nodes)
+{
+    char text[700], line[64];
+    size_t len = mt_rand(rnd) % (mt_rand(rnd) % 8 == 0 ? 600 : 20);
+
+    random_text(rnd, text, len, false);
+    snprintf(line, sizeof line, "%zu", len);
+    add_line(wire, '$', line);
+    add(wire, text, len);
+    add(wire, "\r\n", 2);
+    add_string(nodes, RDS_STR, text, len);
+}
+
 /* One random reply: its bytes on the wire and the nodes it must become. */
 static void invent(uint64_t *rnd, unsigned level, struct bytes *wire, struct bytes *nodes)
 {
@@ -354,16 +393,12 @@ static void invent(uint64_t *rnd, unsigned level, struct bytes *wire, struct byt
     double real = (double)integer / 16.0;
     uint32_t n = (uint32_t)(mt_rand(rnd) % 6), i;
     char truth = (char)(len % 2);
+    bool strings = mt_rand(rnd) % 3 == 0; /* an aggregate of strings, or nearly */
 
     switch (kind) {
-    case 0: /* bulk strings, which may hold anything */
+    case 0:
     case 1:
-        random_text(rnd, text, len, false);
-        snprintf(line, sizeof line, "%zu", len);
-        add_line(wire, '$', line);
-        add(wire, text, len);
-        add(wire, "\r\n", 2);
-        add_string(nodes, RDS_STR, text, len);
+        invent_string(rnd, wire, nodes);
         break;
     case 2:
     case 3:
@@ -405,12 +440,18 @@ static void invent(uint64_t *rnd, unsigned level, struct bytes *wire, struct byt
         add_string(nodes, RDS_VERB, text + 4, len);
         break;
     default:
+        if (strings)
+            n = (uint32_t)(mt_rand(rnd) % 40);
         snprintf(line, sizeof line, "%u", n);
         add_line(wire, kind == 12 ? '~' : kind == 13 ? '%' : '*', line);
         n *= kind == 13 ? 2 : 1;
         add_node(nodes, kind == 12 ? RDS_SET : kind == 13 ? RDS_MAP : RDS_ARRAY, &n, sizeof n);
-        for (i = 0; i < n; i++)
-            invent(rnd, level + 1, wire, nodes);
+        for (i = 0; i < n; i++) {
+            if (strings && mt_rand(rnd) % 16 != 0)
+                invent_string(rnd, wire, nodes);
+            else
+                invent(rnd, level + 1, wire, nodes);
+        }
         break;
     }
 }
