@@ -377,6 +377,7 @@ static PyObject *channel_stats(PyObject *op, PyObject *unused)
         { "queue_depth", rds_channel_depth(channel->rds) },
         { "queue_high_water", rt_read(&s->high_water) },
         { "connections", rds_channel_connections(channel->rds) },
+        { "large_reads_aside", rt_read(&channel->rds->aside.commands) },
         { "connects", rt_read(&s->connects) },
         { "connect_failures", rt_read(&s->connect_failures) },
         { "tls_handshakes", rt_read(&s->tls_handshakes) },

@@ -37,6 +37,7 @@ static void free_channel(struct named_channel *self)
     rds_credentials_free(atomic_exchange(&self->channel.credentials, NULL));
     rds_credentials_free(self->channel.login);
     rds_conn_free(self->channel.conn);
+    rds_conn_free(self->channel.aside.conn);
     rds_lessor_free(self->channel.lessor);
     rds_tls_free(self->channel.tls);
     if (self->channel.user_free != NULL)
@@ -93,6 +94,7 @@ int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
         !copy(self, 5, &o->lib_name) || !copy(self, 6, &o->lib_version) || !name(self) ||
         (options->tls != NULL && rds_tls_new(options->tls, &self->channel.tls) != RT_OK) ||
         rds_conn_new(&self->channel, &self->channel.conn) != RT_OK ||
+        rds_conn_new(&self->channel, &self->channel.aside.conn) != RT_OK ||
         rds_lessor_new(&self->channel, &self->channel.lessor) != RT_OK) {
         free_channel(self);
         return RT_ENOMEM;
@@ -133,7 +135,7 @@ static void closed(struct rds_channel *channel)
         rt_pool_complete(job, RT_OK);
 }
 
-/* ---- parts: the shared connection, the lessor, each lease ----------------- */
+/* ---- parts: the shared connection, that beside it, the lessor, each lease -- */
 
 void rds_channel_part_opens(struct rds_channel *channel)
 {
@@ -177,7 +179,7 @@ int rds_channel_add_part(struct rds_channel *channel, _Atomic uint32_t *added,
 
 int rds_channel_push(struct rds_channel *channel, struct rds_job *job)
 {
-    struct rds_conn *conn = channel->conn;
+    struct rds_conn *conn = channel->conn, *aside;
     int err;
 
     if (atomic_load_explicit(&channel->closing, memory_order_acquire) != 0 ||
@@ -186,21 +188,18 @@ int rds_channel_push(struct rds_channel *channel, struct rds_job *job)
     err = rds_channel_add_part(channel, &channel->added, &conn->source);
     if (err)
         return err;
+    aside = rds_aside_conn(channel, job);
+    if (aside != NULL)
+        conn = aside;
     RT_CHECK(rt_job_move(&job->base, RT_JOB_IDLE, RT_JOB_QUEUED));
     if (job->base.deadline != RT_NEVER)
         rt_source_due(&conn->source, job->base.deadline);
-    atomic_fetch_add_explicit(&conn->submitted, 1, memory_order_relaxed);
     if (job->pipeline != NULL) {
         rt_count(&channel->stats.pipelines, 1);
         rt_count(&channel->stats.pipelined, job->awaited);
     }
-    rt_stack_push(&conn->inbox, &job->base.node);
-    /* From here on the job may be home already.
-     * Partner: the move to CLOSED in rds_conn.c, followed by a look at the
-     * inbox: one of the two finds the job. */
-    rt_fence();
-    if (rds_conn_state(conn) == RDS_CONN_CLOSED)
-        rds_conn_refuse(conn);
+    if (rds_conn_accept(conn, &job->base) && aside != NULL)
+        rds_conn_send(aside);
     return RT_OK;
 }
 
@@ -211,15 +210,18 @@ void rds_channel_hold(struct rds_channel *channel, uint64_t now)
 
 void rds_channel_kick(struct rds_channel *channel)
 {
-    struct rds_conn *conn = channel->conn;
-
     /* Before it enters: a holder that it leaves a note for finds nothing held. */
     if (atomic_load_explicit(&channel->held_since, memory_order_relaxed) != 0)
         atomic_store(&channel->held_since, 0);
-    if (rds_conn_state(conn) == RDS_CONN_READY)
-        rds_conn_write_through(conn);
-    else
-        rt_source_attend(&conn->source, 0);
+    rds_conn_send(channel->conn);
+}
+
+static uint64_t depth_of(const struct rds_conn *conn)
+{
+    uint64_t finished = atomic_load(&conn->finished);
+    uint64_t submitted = atomic_load(&conn->submitted);
+
+    return submitted > finished ? submitted - finished : 0;
 }
 
 /* Why a worker will look: take the oldest command outstanding besides the one just
@@ -228,7 +230,7 @@ void rds_channel_kick(struct rds_channel *channel)
  * a deadline) looks at the inbox once more afterwards. */
 bool rds_channel_alone(const struct rds_channel *channel)
 {
-    return rds_channel_depth(channel) <= 1;
+    return depth_of(channel->conn) <= 1;
 }
 
 void rds_channel_kick_one(struct rds_channel *channel)
@@ -258,11 +260,17 @@ bool rds_channel_cancel(struct rds_channel *channel, struct rds_job *job)
     return true;
 }
 
+static void tell_one(const _Atomic uint32_t *added, struct rds_conn *conn, uint32_t what)
+{
+    if (atomic_load_explicit(added, memory_order_acquire) == 2 &&
+        rds_conn_state(conn) != RDS_CONN_CLOSED)
+        rt_source_attend(&conn->source, what);
+}
+
 static void tell(struct rds_channel *channel, uint32_t what)
 {
-    if (atomic_load_explicit(&channel->added, memory_order_acquire) == 2 &&
-        rds_conn_state(channel->conn) != RDS_CONN_CLOSED)
-        rt_source_attend(&channel->conn->source, what);
+    tell_one(&channel->added, channel->conn, what);
+    tell_one(&channel->aside.added, channel->aside.conn, what);
 }
 
 /* Have job posted when the connection is closed.  0 or RT_ECLOSED. */
@@ -307,21 +315,30 @@ void rds_channel_release(struct rds_channel *channel)
     rds_channel_unref(channel);
 }
 
+static void disconnect(const _Atomic uint32_t *added, struct rds_conn *conn)
+{
+    if (rds_conn_state(conn) == RDS_CONN_IDLE)
+        return;
+    atomic_store(&conn->disconnect, 1);
+    tell_one(added, conn, RT_ATTEND);
+}
+
 void rds_channel_disconnect(struct rds_channel *channel)
 {
-    if (rds_conn_state(channel->conn) == RDS_CONN_IDLE)
-        return;
-    atomic_store(&channel->disconnect, 1);
-    tell(channel, RT_ATTEND);
+    disconnect(&channel->added, channel->conn);
+    disconnect(&channel->aside.added, channel->aside.conn);
 }
 
 void rds_channel_abandon(struct rds_channel *channel)
 {
     /* A snapshot of the parent's threads at work: trust nothing but numbers. */
-    int sock = atomic_load(&channel->conn->sock);
+    int socks[] = { atomic_load(&channel->conn->sock), atomic_load(&channel->aside.conn->sock) };
+    size_t i;
 
-    if (sock >= 0)
-        close(sock);
+    for (i = 0; i < sizeof socks / sizeof *socks; i++) {
+        if (socks[i] >= 0)
+            close(socks[i]);
+    }
     rds_lessor_abandon(channel->lessor);
 }
 
@@ -361,6 +378,7 @@ void rds_channel_renewed(struct rds_channel *channel)
 {
     /* Partner: take_idle() in rds_lessor.c. */
     atomic_fetch_add(&channel->identity, 1);
+    disconnect(&channel->aside.added, channel->aside.conn);
     rds_lease_disconnect(channel, false);
 }
 
@@ -385,20 +403,18 @@ int rds_channel_credentials(struct rds_channel *channel, int err, const char *us
 
 uint64_t rds_channel_depth(const struct rds_channel *channel)
 {
-    uint64_t finished = atomic_load(&channel->conn->finished);
-    uint64_t submitted = atomic_load(&channel->conn->submitted);
-
-    return submitted > finished ? submitted - finished : 0;
+    return depth_of(channel->conn) + depth_of(channel->aside.conn);
 }
 
 uint64_t rds_channel_submitted(const struct rds_channel *channel)
 {
-    return atomic_load(&channel->conn->submitted);
+    return atomic_load(&channel->conn->submitted) + atomic_load(&channel->aside.conn->submitted);
 }
 
 unsigned rds_channel_connections(const struct rds_channel *channel)
 {
-    return rds_conn_state(channel->conn) == RDS_CONN_READY;
+    return (rds_conn_state(channel->conn) == RDS_CONN_READY) +
+           (rds_conn_state(channel->aside.conn) == RDS_CONN_READY);
 }
 
 const char *rds_channel_endpoint(const struct rds_channel *channel)

@@ -2,7 +2,7 @@
  *
  * It has the endpoint's options and one full-duplex connection (rds_conn.h),
  * which all commands share, but for those that need one for themselves
- * (rds_lease.h).  Any thread submits.  Whoever submits sends as well,
+ * (rds_lease.h), and reads of large values (rds_aside.h).  Any thread submits.  Whoever submits sends as well,
  * when nobody else is at the connection just then; the worker that serves the
  * connection reads the replies, and sends what is left over.
  *
@@ -11,6 +11,7 @@
 #define RDS_CHANNEL_H
 
 #include "../runtime/rt_pool.h"
+#include "rds_aside.h"
 #include "rds_job.h"
 
 struct rds_options {
@@ -75,10 +76,10 @@ struct rds_channel {
     _Atomic uint32_t added;     /* 1: the connection is a source of the poller */
     _Atomic uint32_t closing;   /* 1: no new commands */
     _Atomic uint64_t close_at;  /* what is not done by then fails */
-    _Atomic uint32_t disconnect; /* 1: close the connection when it is quiet */
     _Atomic uint64_t held_since; /* what was pushed is kicked soon; 0: nothing is */
     struct rds_stats stats;
     struct rds_conn *conn;
+    struct rds_aside aside;
     struct rds_lessor *lessor;
     _Atomic uint32_t parts;     /* what is to be closed with the channel */
     /* Called by a worker that needs credentials; answered, sooner or later, by
@@ -123,7 +124,8 @@ int rds_channel_new(struct rt_pool *pool, const struct rds_options *options,
                     struct rds_channel **out);
 
 /* Take in job's command, to be sent by the next rds_channel_kick().  Several
- * may be pushed before one kick, so that they leave in one write.
+ * may be pushed before one kick, so that they leave in one write.  One that goes
+ * aside is sent at once.
  * 0 or RT_ECLOSED, RT_ESYS (no threads); the job is the channel's only on 0.
  * Thread: any.  GIL: may be held.  Blocks: no. */
 int rds_channel_push(struct rds_channel *channel, struct rds_job *job);
@@ -168,14 +170,15 @@ int rds_channel_close(struct rds_channel *channel, uint64_t close_at, struct rt_
 /* The owner lets go; every job has come home.  Thread: any.  Blocks: no. */
 void rds_channel_release(struct rds_channel *channel);
 
-/* Close the shared connection where it is idle, so that the next command makes a
- * new one; commands under way are finished first.  Thread: any.  Blocks: no. */
+/* Close the shared connection where it is idle, and the one beside it, so that the next
+ * command makes a new one; commands under way are finished first.
+ * Thread: any.  Blocks: no. */
 void rds_channel_disconnect(struct rds_channel *channel);
 
-/* In a forked child: close the socket, leave the rest as it is. */
+/* In a forked child: close the sockets, leave the rest as it is. */
 void rds_channel_abandon(struct rds_channel *channel);
 
-/* Commands submitted and not finished; connections open.  Hints. */
+/* Commands submitted and not finished; connections open, without leases.  Hints. */
 uint64_t rds_channel_depth(const struct rds_channel *channel);
 uint64_t rds_channel_submitted(const struct rds_channel *channel);
 unsigned rds_channel_connections(const struct rds_channel *channel);

@@ -89,6 +89,19 @@ static void shut(struct rds_conn *conn)
     rds_channel_part_closed(conn->channel);
 }
 
+bool rds_conn_accept(struct rds_conn *conn, struct rt_job *job)
+{
+    atomic_fetch_add_explicit(&conn->submitted, 1, memory_order_relaxed);
+    rt_stack_push(&conn->inbox, &job->node);
+    /* Partner: the move to CLOSED in shut() and close_lease(), followed by a look at the
+     * inbox: one of the two finds the job. */
+    rt_fence();
+    if (rds_conn_state(conn) != RDS_CONN_CLOSED)
+        return true;
+    rds_conn_refuse(conn);
+    return false;
+}
+
 void rds_conn_refuse(struct rds_conn *conn)
 {
     struct rt_node *node = rt_stack_take(&conn->inbox);
@@ -158,7 +171,7 @@ static void disconnect_when_quiet(struct rds_conn *conn)
         return;
     if (conn->ctx != NULL && (conn->inflight.head != NULL || conn->head_sent > 0))
         return;
-    atomic_store(&conn->channel->disconnect, 0);
+    atomic_store(&conn->disconnect, 0);
     if (rds_conn_state(conn) != RDS_CONN_READY)
         return;
     rds_connect_close(conn);
@@ -174,7 +187,7 @@ static bool held_back(struct rds_conn *conn, uint64_t now)
 {
     uint64_t since = atomic_load(&conn->channel->held_since);
 
-    if (since == 0 || conn->lease != NULL || rds_conn_state(conn) != RDS_CONN_READY ||
+    if (since == 0 || conn != conn->channel->conn || rds_conn_state(conn) != RDS_CONN_READY ||
         now >= rt_after(since, RDS_HOLD))
         return false;
     rt_source_due(&conn->source, rt_after(since, RDS_HOLD));
@@ -187,7 +200,7 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
 {
     uint64_t now = rt_now();
     unsigned rounds = 0;
-    bool progress;
+    bool progress, wanted;
 
     conn->readable |= (what & RT_READABLE) != 0;
     conn->hung_up |= (what & RT_HANGUP) != 0;
@@ -198,8 +211,11 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
         disconnect_when_quiet(conn);
         switch (rds_conn_state(conn)) {
         case RDS_CONN_IDLE:
-            if (conn->pending.head != NULL && !(rds_conn_closing(conn) && now >= close_at(conn)))
-                rds_connect_begin(conn, now);
+            wanted = atomic_exchange(&conn->wanted, 0) != 0 || conn->pending.head != NULL;
+            if (wanted && !(rds_conn_closing(conn) && now >= close_at(conn)))
+                rds_connect_begin(conn,
+                                  conn->pending.head != NULL ? conn->pending.head->mailbox : NULL,
+                                  now);
             break;
         case RDS_CONN_HANDSHAKE:
         case RDS_CONN_READY:

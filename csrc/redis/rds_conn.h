@@ -50,7 +50,7 @@ enum rds_conn_state {
 struct rds_conn {
     struct rt_source source;
     struct rds_channel *channel;
-    struct rds_lease *lease;      /* what it is the connection of, or NULL: the shared one */
+    struct rds_lease *lease;      /* what it is the connection of, or NULL: a channel's */
     struct rt_stack inbox;        /* submitted, not taken yet */
     _Atomic uint32_t owner;       /* RDS_FREE, RDS_BUSY, RDS_AGAIN */
     _Atomic uint32_t notes;       /* enum rt_what for the holder */
@@ -58,6 +58,8 @@ struct rds_conn {
     _Atomic uint64_t submitted;   /* commands taken in */
     _Atomic uint64_t finished;    /* commands sent home */
     _Atomic int sock;             /* the open socket, or -1: for a forked child */
+    _Atomic uint32_t wanted;      /* 1: open it, though no command waits for that */
+    _Atomic uint32_t disconnect;  /* 1: close it when it is quiet */
 
     /* All below: who holds `owner`. */
     struct rt_joblist pending;    /* not appended yet, in order */
@@ -127,10 +129,10 @@ static inline const struct rds_options *rds_conn_options(const struct rds_conn *
 /* Whether the channel or its pool is being closed. */
 bool rds_conn_closing(const struct rds_conn *conn);
 
-/* Whether the shared connection is to be closed and made anew. */
+/* Whether it is to be closed when it is quiet; what comes is sent on a new one. */
 static inline bool rds_conn_leaving(const struct rds_conn *conn)
 {
-    return conn->lease == NULL && atomic_load(&conn->channel->disconnect) != 0;
+    return atomic_load(&conn->disconnect) != 0;
 }
 
 /* Handle what has come for conn.  Thread: worker. */
@@ -140,13 +142,28 @@ void rds_conn_handle(struct rt_source *src, uint32_t what, struct rt_worker *wor
  * Thread: the submitter.  GIL: may be held.  Blocks: no. */
 void rds_conn_write_through(struct rds_conn *conn);
 
+/* The same where it is ready; otherwise a worker makes it so.  Thread: any.  Blocks: no. */
+static inline void rds_conn_send(struct rds_conn *conn)
+{
+    if (rds_conn_state(conn) == RDS_CONN_READY)
+        rds_conn_write_through(conn);
+    else
+        rt_source_attend(&conn->source, 0);
+}
+
+/* Put a job, which is queued, into the inbox, or fail it when conn is closed; it may be
+ * home already when this returns.  Returns whether conn is open.  Thread: any. */
+bool rds_conn_accept(struct rds_conn *conn, struct rt_job *job);
+
 /* Fail what is in the inbox of a closed connection.  Thread: any. */
 void rds_conn_refuse(struct rds_conn *conn);
 
 /* ---- rds_connect.c: from nothing to READY ------------------------------- */
 
 void rds_conn_move(struct rds_conn *conn, enum rds_conn_state to);
-void rds_connect_begin(struct rds_conn *conn, uint64_t now);
+/* mailbox is of a command that is there, whose owner can be asked for credentials; NULL
+ * where they are not asked for. */
+void rds_connect_begin(struct rds_conn *conn, struct rt_mailbox *mailbox, uint64_t now);
 void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now,
                       struct rt_worker *worker);
 /* This try failed with err; text is for the person. */
@@ -158,8 +175,8 @@ void rds_connect_close(struct rds_conn *conn);
 
 /* ---- rds_login.c: credentials ------------------------------------------- */
 
-/* Ask the owner for them.  0, or what is wrong. */
-int rds_login_ask(struct rds_conn *conn);
+/* Ask the owner of mailbox for them.  0, or what is wrong. */
+int rds_login_ask(struct rds_conn *conn, struct rt_mailbox *mailbox);
 /* The owner's answer, copied.  0; RT_EFULL: not there yet; or what is wrong. */
 int rds_login_answer(struct rds_conn *conn);
 /* conn does not wait for them any more; the last one wipes them. */

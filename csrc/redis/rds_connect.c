@@ -101,6 +101,11 @@ void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64
     if (err == RT_ETLS)
         rds_tls_doubt(conn->channel->tls);
     rds_connect_close(conn);
+    if (conn == conn->channel->aside.conn) {
+        rds_conn_move(conn, RDS_CONN_IDLE);
+        rds_aside_bring_back(conn);
+        return;
+    }
     conn->failures++;
     if (worth_retrying(err) && (retries < 0 || conn->failures <= (unsigned)retries)) {
         conn->retry_at = rt_after(now, backoff(conn));
@@ -324,7 +329,7 @@ static void look_up(struct rds_conn *conn, uint64_t now)
         rds_connect_failed_errno(conn, errno, now);
 }
 
-void rds_connect_begin(struct rds_conn *conn, uint64_t now)
+void rds_connect_begin(struct rds_conn *conn, struct rt_mailbox *mailbox, uint64_t now)
 {
     const struct rds_options *o = rds_conn_options(conn);
     int err;
@@ -336,7 +341,7 @@ void rds_connect_begin(struct rds_conn *conn, uint64_t now)
         return;
     }
     rds_conn_move(conn, RDS_CONN_CREDENTIALS);
-    err = rds_login_ask(conn);
+    err = rds_login_ask(conn, mailbox);
     if (err != RT_OK)
         rds_connect_failed(conn, err, "no memory to ask for credentials", now);
 }
@@ -382,7 +387,7 @@ void rds_connect_step(struct rds_conn *conn, uint32_t what, uint64_t now,
     case RDS_CONN_BACKOFF:
         if (now >= conn->retry_at) {
             if (conn->pending.head != NULL)
-                rds_connect_begin(conn, now);
+                rds_connect_begin(conn, conn->pending.head->mailbox, now);
             else
                 rds_conn_move(conn, RDS_CONN_IDLE);
         } else {

@@ -198,6 +198,8 @@ static bool begin_reply(void *owner, struct rds_arena **into)
     job = answered_next(conn);
     if (job == NULL || !is_out(conn, job))
         return false;
+    if (job->reads && job->mark == 0)
+        job->mark = rds_aside_mark(job); /* now: its bytes give way to the reply's */
     if (rt_job_state(&job->base) != RT_JOB_RUNNING) {
         *into = NULL;
         if (job->pipeline != NULL)
@@ -308,6 +310,8 @@ static bool match(struct rds_conn *conn, uint64_t *count)
     }
 #endif
     (*count)++;
+    if (job->mark != 0)
+        rds_aside_heard(conn, job, b->bytes);
     if (job->tombstone || rt_job_state(&job->base) != RT_JOB_RUNNING)
         rt_count(&stats->dropped, 1);
     if (too_big) {
@@ -471,6 +475,9 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
         if (!parse(conn, &count) || conn->ctx == NULL)
             break;
     }
+    /* The rest of a large reply takes as long as this has. */
+    if (worker != NULL && count == 0 && bytes >= RDS_LARGE && conn->readable)
+        rt_worker_pass_lead(worker);
     if (bytes > 0) {
         uint64_t before = conn->quiet_since;
 

@@ -35,6 +35,7 @@ struct rds_job {
     bool holds;        /* it has no command: its owner holds the connection (rds_held.h) */
     struct rds_pipeline *pipeline; /* owned; where its replies go, or NULL */
     uint32_t awaited; /* replies to come: 1 for a command */
+    uint32_t mark;    /* which command it is (rds_aside.h); 0: not looked at, or none */
     bool maybe_run;  /* it failed, but the server may have run it */
     bool reads;      /* it changes nothing: running it twice does no harm */
     bool tombstone;  /* stands for a timed-out job whose reply is due */
@@ -60,6 +61,7 @@ static inline void rds_job_init(struct rds_job *job, struct rt_mailbox *mailbox,
     job->leased = job->holds = false;
     job->pipeline = NULL;
     job->awaited = 1;
+    job->mark = 0;
     job->maybe_run = job->reads = job->tombstone = false;
     rds_arena_init(&job->reply, job->inline_bytes, RDS_INLINE);
 }

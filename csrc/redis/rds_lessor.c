@@ -241,19 +241,10 @@ static void give(struct rds_lessor *lessor, struct rds_lease *lease, struct rt_j
      * cancelled: it finds the lease, or this look finds the job cancelled. */
     if (rt_job_state(base) == RT_JOB_CANCELLED && rds_lease_end(lease, RDS_LEASE_TAKEN))
         rds_lease_report(lease);
-    atomic_fetch_add_explicit(&conn->submitted, 1, memory_order_relaxed);
     if (!rds_job_of(base)->holds)
         rt_count_own(&lessor->commands, 1);
-    rt_stack_push(&conn->inbox, &base->node);
-    /* Partner: the move to CLOSED in close_lease(), followed by a look at the
-     * inbox: one of the two finds the job. */
-    rt_fence();
-    if (rds_conn_state(conn) == RDS_CONN_CLOSED)
-        rds_conn_refuse(conn);
-    else if (rds_conn_state(conn) == RDS_CONN_READY)
-        rds_conn_write_through(conn);
-    else
-        rt_source_attend(&conn->source, 0);
+    if (rds_conn_accept(conn, base))
+        rds_conn_send(conn);
 }
 
 static int open_lease(struct rds_lessor *lessor, struct rds_lease **out)

@@ -28,7 +28,7 @@ void rds_credentials_free(struct rds_credentials *credentials)
 
 /* ---- asking ------------------------------------------------------------- */
 
-int rds_login_ask(struct rds_conn *conn)
+int rds_login_ask(struct rds_conn *conn, struct rt_mailbox *mailbox)
 {
     struct rds_channel *channel = conn->channel;
 
@@ -37,7 +37,7 @@ int rds_login_ask(struct rds_conn *conn)
     conn->asking = true;
     atomic_fetch_add(&channel->asking, 1);
     conn->answers_seen = atomic_load(&channel->answers);
-    return channel->credentials_needed(channel->user, conn->pending.head->mailbox);
+    return channel->credentials_needed(channel->user, mailbox);
 }
 
 void rds_login_stop_asking(struct rds_conn *conn)

@@ -12,7 +12,8 @@ from servers import Server
 STATS = {
     "workers", "commands", "replies", "batches", "mean_batch", "wakeups", "eventfd_writes",
     "queue_depth", "queue_high_water", "connections", "connects", "bytes_in", "bytes_out",
-    "errors", "timeouts", "cancelled", "dropped_replies", "retained_unsent", "pool",
+    "errors", "timeouts", "cancelled", "dropped_replies", "retained_unsent", "large_reads_aside",
+    "pool",
 }  # fmt: skip
 POOL_STATS = {
     "workers", "started", "jobs", "commands", "wakeups", "eventfd_writes", "queue_limit",

@@ -305,7 +305,8 @@ class Redis(_core.Client, base.Redis):  # type: ignore[misc]  # execute_command 
             ``batches`` and ``mean_batch`` (replies a read), ``writes``, ``inline_sends``
             (of them by the calling thread), ``inline_reads`` (reads by the loop's thread),
             ``loans`` (times a socket was lent to it for that), ``wakeups``, ``eventfd_writes``,
-            ``queue_depth``, ``queue_high_water``, ``connections``, ``connects``,
+            ``queue_depth``, ``queue_high_water``, ``connections`` (without leases),
+            ``large_reads_aside`` (commands on the second of them), ``connects``,
             ``connect_failures``, ``tls_handshakes``, ``tls_resumed`` (of them with an
             earlier session), ``losses``, ``bytes_in``, ``bytes_out``, ``errors``,
             ``timeouts``, ``cancelled``, ``dropped_replies``, ``pushes``,
