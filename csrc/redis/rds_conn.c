@@ -167,15 +167,21 @@ static void check_health(struct rds_conn *conn, uint64_t now)
 
 static void disconnect_when_quiet(struct rds_conn *conn)
 {
+    bool is_aside = conn == conn->channel->aside.conn;
+
     if (!rds_conn_leaving(conn))
         return;
     if (conn->ctx != NULL && (conn->inflight.head != NULL || conn->head_sent > 0))
         return;
     atomic_store(&conn->disconnect, 0);
-    if (rds_conn_state(conn) != RDS_CONN_READY)
+    /* On the way there it is what commands wait for, but for the one aside. */
+    if (rds_conn_state(conn) != RDS_CONN_READY &&
+        (!is_aside || rds_conn_state(conn) == RDS_CONN_IDLE))
         return;
     rds_connect_close(conn);
     rds_conn_move(conn, RDS_CONN_IDLE);
+    if (is_aside)
+        rds_aside_bring_back(conn);
 }
 
 /* ---- what is held ------------------------------------------------------- */
