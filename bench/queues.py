@@ -30,8 +30,10 @@ from offloop.bench.workload import KEY
 
 _PEERS: dict[str, Any] = {"asyncio": redis.asyncio, "offloop": offloop_redis}
 _STREAM, _GROUP, _TODO, _DOING = "bench:stream", "readers", "bench:todo", "bench:doing"
-_PER_SEC = 60_000  # more than either can do
-_BATCH = 1_000
+_PER_SEC = 250_000  # more than either can do
+_BATCH = 10_000
+_XADD = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'order', 'number', i) end"
+_LPUSH = "for i = 1, ARGV[1] do redis.call('LPUSH', KEYS[1], 'job ' .. i) end"
 _GETTERS = 20
 _WORKERS = 4
 
@@ -47,19 +49,18 @@ class Setting:
     secs: float
 
 
+def _supply(setting: Setting) -> int:
+    return int(_PER_SEC * setting.secs) // _BATCH * _BATCH
+
+
 def _fill(setting: Setting) -> None:
     with redis.Redis.from_url(setting.url) as client:
         client.delete(_STREAM, _TODO, _DOING)
         if setting.kind == "stream":
             client.xgroup_create(_STREAM, _GROUP, id="0", mkstream=True)
-        for _ in range(int(_PER_SEC * setting.secs) // _BATCH):
-            with client.pipeline(transaction=False) as pipe:
-                for number in range(_BATCH):
-                    if setting.kind == "stream":
-                        pipe.xadd(_STREAM, {"kind": "order", "number": number})
-                    else:
-                        pipe.lpush(_TODO, f"job {number}")
-                pipe.execute()
+        script, key = (_XADD, _STREAM) if setting.kind == "stream" else (_LPUSH, _TODO)
+        for _ in range(_supply(setting) // _BATCH):
+            client.eval(script, 1, key, str(_BATCH))
 
 
 async def _read_stream(client: Any, name: str) -> None:
@@ -96,6 +97,8 @@ async def _consume(setting: Setting) -> dict[str, float]:
     before, used, began = done, used_secs(), time.perf_counter()
     await asyncio.sleep(setting.secs)
     took, used, count = time.perf_counter() - began, used_secs() - used, done - before
+    if done >= _supply(setting):
+        raise BenchError(f"all {done} messages were taken before the time was over")
     for task in tasks:
         task.cancel()
     ended = await asyncio.gather(*tasks, return_exceptions=True)
