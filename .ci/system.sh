@@ -46,6 +46,7 @@ for target; do
     drivers) # of databases, and their servers; no server is started by the installation
         [ -e /usr/sbin/mariadbd ] || need mariadb-server-core
         ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need postgresql
+        ls /usr/lib/*/libodbc.so.2 >/dev/null 2>&1 || need libodbc2 # from 5.5 on pyodbc has none
         ls /usr/lib/*/odbc/libsqlite3odbc.so >/dev/null 2>&1 || need libsqliteodbc
         ls /usr/lib/*/odbc/psqlodbcw.so >/dev/null 2>&1 || need odbc-postgresql
         have pkg-config || need pkg-config
