@@ -4,6 +4,7 @@
 
 #define LONG 1024             /* bytes of a command that is not remembered any more */
 #define PATIENCE (1 * RT_SEC) /* between two tries to connect */
+#define UNUSED (60 * RT_SEC)  /* so long, and it is not relied on any more */
 
 uint32_t rds_aside_mark(const struct rds_job *job)
 {
@@ -40,6 +41,7 @@ static void dial(struct rds_channel *channel, struct rt_mailbox *mailbox)
         rds_channel_add_part(channel, &aside->added, &conn->source) != RT_OK)
         return;
     atomic_store(&aside->dial_at, rt_after(now, PATIENCE));
+    atomic_store(&aside->used_at, now);
     if (!channel->options.ask_credentials) {
         atomic_store(&conn->wanted, 1); /* a worker's */
     } else if (rds_conn_enter(conn, 0)) {
@@ -55,6 +57,7 @@ static void dial(struct rds_channel *channel, struct rt_mailbox *mailbox)
 struct rds_conn *rds_aside_conn(struct rds_channel *channel, struct rds_job *job)
 {
     struct rds_aside *aside = &channel->aside;
+    uint64_t now;
 
     if (atomic_load_explicit(&aside->known, memory_order_relaxed) == 0)
         return NULL;
@@ -66,6 +69,11 @@ struct rds_conn *rds_aside_conn(struct rds_channel *channel, struct rds_job *job
         dial(channel, job->base.mailbox);
         return NULL;
     }
+    now = rt_now();
+    if (now > rt_after(atomic_exchange(&aside->used_at, now), UNUSED)) {
+        rds_aside_disconnect(channel);
+        return NULL;
+    }
     atomic_fetch_add_explicit(&aside->commands, 1, memory_order_relaxed);
     return aside->conn;
 }
@@ -75,11 +83,27 @@ void rds_aside_bring_back(struct rds_conn *conn)
     struct rds_conn *shared = conn->channel->conn;
     struct rt_job *base;
 
+    if (!rds_conn_is_aside(conn) || conn->pending.head == NULL ||
+        rds_conn_state(conn) == RDS_CONN_READY)
+        return;
     while ((base = rt_joblist_pop(&conn->pending)) != NULL) {
         atomic_fetch_sub(&conn->submitted, 1); /* to be counted there */
         rds_conn_accept(shared, base);
     }
     rt_source_attend(&shared->source, 0);
+}
+
+void rds_aside_disconnect(struct rds_channel *channel)
+{
+    struct rds_conn *conn = channel->aside.conn;
+
+    if (atomic_load_explicit(&channel->aside.added, memory_order_acquire) != 2)
+        return;
+    atomic_store(&conn->wanted, 0);
+    if (rds_conn_state(conn) == RDS_CONN_IDLE || rds_conn_state(conn) == RDS_CONN_CLOSED)
+        return;
+    atomic_store(&conn->disconnect, 1);
+    rt_source_attend(&conn->source, 0);
 }
 
 void rds_aside_heard(struct rds_conn *conn, const struct rds_job *job, uint64_t bytes)

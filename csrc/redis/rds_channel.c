@@ -315,18 +315,13 @@ void rds_channel_release(struct rds_channel *channel)
     rds_channel_unref(channel);
 }
 
-static void disconnect(const _Atomic uint32_t *added, struct rds_conn *conn)
-{
-    if (rds_conn_state(conn) == RDS_CONN_IDLE)
-        return;
-    atomic_store(&conn->disconnect, 1);
-    tell_one(added, conn, RT_ATTEND);
-}
-
 void rds_channel_disconnect(struct rds_channel *channel)
 {
-    disconnect(&channel->added, channel->conn);
-    disconnect(&channel->aside.added, channel->aside.conn);
+    rds_aside_disconnect(channel);
+    if (rds_conn_state(channel->conn) == RDS_CONN_IDLE)
+        return;
+    atomic_store(&channel->conn->disconnect, 1);
+    tell_one(&channel->added, channel->conn, RT_ATTEND);
 }
 
 void rds_channel_abandon(struct rds_channel *channel)
@@ -378,7 +373,7 @@ void rds_channel_renewed(struct rds_channel *channel)
 {
     /* Partner: take_idle() in rds_lessor.c. */
     atomic_fetch_add(&channel->identity, 1);
-    disconnect(&channel->aside.added, channel->aside.conn);
+    rds_aside_disconnect(channel);
     rds_lease_disconnect(channel, false);
 }
 

@@ -59,7 +59,7 @@ struct rds_stats {
     _Atomic uint64_t tls_resumed; /* of them with an earlier session */
     _Atomic uint64_t losses;     /* connections that broke */
     _Atomic uint64_t retained;   /* commands kept over a broken connection */
-    _Atomic uint64_t high_water; /* most commands outstanding */
+    _Atomic uint64_t high_water; /* most commands outstanding on one connection */
 };
 
 struct rds_conn;

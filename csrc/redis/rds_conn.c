@@ -86,6 +86,8 @@ static void shut(struct rds_conn *conn)
     rds_login_forget(conn);
     rds_conn_move(conn, RDS_CONN_CLOSED);
     rds_conn_refuse(conn);
+    if (rds_conn_is_aside(conn))
+        rt_source_attend(&conn->channel->conn->source, 0); /* it has waited for this */
     rds_channel_part_closed(conn->channel);
 }
 
@@ -117,11 +119,28 @@ void rds_conn_refuse(struct rds_conn *conn)
     }
 }
 
+/* Whether conn has something to do still, or may be brought something (rds_aside.h). */
+static bool is_needed(struct rds_conn *conn)
+{
+    const struct rds_aside *aside = &conn->channel->aside;
+
+    if (conn->pending.count + conn->inflight.count > conn->tombstones)
+        return true;
+    if (conn == conn->channel->conn && atomic_load(&aside->added) == 2 &&
+        rds_conn_state(aside->conn) != RDS_CONN_CLOSED)
+        return true;
+    /* Last: whoever brought something has done so before he was CLOSED. */
+    if (rt_stack_empty(&conn->inbox))
+        return false;
+    rt_source_attend(&conn->source, 0);
+    return true;
+}
+
 static void close_when_done(struct rds_conn *conn, uint64_t now)
 {
     uint64_t at = close_at(conn);
 
-    if (conn->pending.count + conn->inflight.count > conn->tombstones && now < at)
+    if (now < at && is_needed(conn))
         rt_source_due(&conn->source, at);
     else
         shut(conn);
@@ -167,8 +186,6 @@ static void check_health(struct rds_conn *conn, uint64_t now)
 
 static void disconnect_when_quiet(struct rds_conn *conn)
 {
-    bool is_aside = conn == conn->channel->aside.conn;
-
     if (!rds_conn_leaving(conn))
         return;
     if (conn->ctx != NULL && (conn->inflight.head != NULL || conn->head_sent > 0))
@@ -176,12 +193,11 @@ static void disconnect_when_quiet(struct rds_conn *conn)
     atomic_store(&conn->disconnect, 0);
     /* On the way there it is what commands wait for, but for the one aside. */
     if (rds_conn_state(conn) != RDS_CONN_READY &&
-        (!is_aside || rds_conn_state(conn) == RDS_CONN_IDLE))
+        (!rds_conn_is_aside(conn) || rds_conn_state(conn) == RDS_CONN_IDLE))
         return;
     rds_connect_close(conn);
+    rds_login_forget(conn);
     rds_conn_move(conn, RDS_CONN_IDLE);
-    if (is_aside)
-        rds_aside_bring_back(conn);
 }
 
 /* ---- what is held ------------------------------------------------------- */
@@ -215,6 +231,7 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
         if (!held_back(conn, now))
             rds_exchange_take(conn);
         disconnect_when_quiet(conn);
+        rds_aside_bring_back(conn);
         switch (rds_conn_state(conn)) {
         case RDS_CONN_IDLE:
             wanted = atomic_exchange(&conn->wanted, 0) != 0 || conn->pending.head != NULL;
@@ -240,6 +257,7 @@ static void look(struct rds_conn *conn, uint32_t what, struct rt_worker *worker)
             /* Without a handshake it may be ready at once. */
             progress |= rds_conn_state(conn) == RDS_CONN_READY;
         }
+        rds_aside_bring_back(conn);
         progress |= rds_conn_state(conn) == RDS_CONN_IDLE && conn->pending.head != NULL;
         what = 0;
     } while (progress && ++rounds < ROUNDS);

@@ -45,7 +45,7 @@ enum rds_conn_state {
     RDS_CONN_CLOSED,      /* for good */
 };
 
-#define RDS_STEPS 6 /* of a handshake, at most */
+#define RDS_STEPS 7 /* of a handshake, at most */
 
 struct rds_conn {
     struct rt_source source;
@@ -128,6 +128,12 @@ static inline const struct rds_options *rds_conn_options(const struct rds_conn *
 
 /* Whether the channel or its pool is being closed. */
 bool rds_conn_closing(const struct rds_conn *conn);
+
+/* Whether it is the one beside the shared one (rds_aside.h). */
+static inline bool rds_conn_is_aside(const struct rds_conn *conn)
+{
+    return conn == conn->channel->aside.conn;
+}
 
 /* Whether it is to be closed when it is quiet; what comes is sent on a new one. */
 static inline bool rds_conn_leaving(const struct rds_conn *conn)

@@ -101,9 +101,9 @@ void rds_connect_failed(struct rds_conn *conn, int err, const char *text, uint64
     if (err == RT_ETLS)
         rds_tls_doubt(conn->channel->tls);
     rds_connect_close(conn);
-    if (conn == conn->channel->aside.conn) {
+    if (rds_conn_is_aside(conn)) {
+        rds_login_forget(conn);
         rds_conn_move(conn, RDS_CONN_IDLE);
-        rds_aside_bring_back(conn);
         return;
     }
     conn->failures++;

@@ -311,7 +311,7 @@ static bool match(struct rds_conn *conn, uint64_t *count)
 #endif
     (*count)++;
     if (job->mark != 0)
-        rds_aside_heard(conn, job, b->bytes);
+        rds_aside_heard(conn, job, too_big ? UINT64_MAX : b->bytes);
     if (job->tombstone || rt_job_state(&job->base) != RT_JOB_RUNNING)
         rt_count(&stats->dropped, 1);
     if (too_big) {
@@ -476,7 +476,7 @@ static size_t read_some(struct rds_conn *conn, struct rt_worker *worker, unsigne
             break;
     }
     /* The rest of a large reply takes as long as this has. */
-    if (worker != NULL && count == 0 && bytes >= RDS_LARGE && conn->readable)
+    if (worker != NULL && count == 0 && bytes >= RDS_LARGE / 2 && conn->readable)
         rt_worker_pass_lead(worker);
     if (bytes > 0) {
         uint64_t before = conn->quiet_since;

@@ -1,14 +1,15 @@
 /* The handshake: what a new connection says first, and what the server answers.
  *
  * It is one write: HELLO with AUTH (or AUTH alone), CLIENT SETNAME, CLIENT SETINFO,
- * SELECT; the replies are checked one by one as they come. */
+ * SELECT; the replies are checked one by one as they come.  The connection aside, which
+ * nobody needs, says PING as well: its commands go there only when it has been answered. */
 #include <errno.h>
 #include <hiredis/sds.h>
 #include <strings.h>
 
 #include "rds_conn.h"
 
-enum step { STEP_HELLO, STEP_AUTH, STEP_SETNAME, STEP_SETINFO, STEP_SELECT };
+enum step { STEP_HELLO, STEP_AUTH, STEP_SETNAME, STEP_SETINFO, STEP_SELECT, STEP_PING };
 
 static bool put(struct rds_conn *conn, enum step step, int argc, const char **argv)
 {
@@ -60,6 +61,8 @@ static bool put_handshake(struct rds_conn *conn)
         snprintf(number, sizeof number, "%d", o->db);
         ok = put(conn, STEP_SELECT, 2, (const char *[]){ "SELECT", number });
     }
+    if (ok && rds_conn_is_aside(conn))
+        ok = put(conn, STEP_PING, 1, (const char *[]){ "PING" });
     return ok;
 }
 
@@ -203,7 +206,7 @@ static void heed_reply(struct rds_conn *conn)
             rds_settle_lost(conn, RT_EPROTOCOL, "an invalid answer to HELLO");
             return;
         }
-    } else if (!says(&node, "OK")) {
+    } else if (!says(&node, step == STEP_PING ? "PONG" : "OK")) {
         rds_settle_lost(conn, RT_EPROTOCOL, "an invalid answer to the handshake");
         return;
     }

@@ -129,6 +129,8 @@ void rds_settle_lost(struct rds_conn *conn, int err, const char *why)
     rt_count(&conn->channel->stats.retained, conn->pending.count);
     if (had_commands)
         rt_count(&conn->channel->stats.losses, 1);
+    if (conn == conn->channel->conn)
+        rds_aside_disconnect(conn->channel); /* the next server may be another */
     rds_connect_close(conn);
     rds_conn_move(conn, RDS_CONN_IDLE);
 }

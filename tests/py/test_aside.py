@@ -641,6 +641,17 @@ async def test_disconnect_while_it_is_opened() -> None:
             assert (connections(client), client.stats()["losses"]) == (0, 0)
 
 
+async def test_it_ends_with_the_shared_one(server: Server) -> None:
+    """The next server of that name may be another, and both are to be the same one's."""
+    async with aioredis.Redis(**server.unix) as client:
+        await client.set("k", content("k"))
+        await go_aside(client, lambda: client.get("k"), content("k"))
+        server.cmd("CLIENT", "KILL", "ID", str(await client.client_id()))
+        await until(lambda: connections(client) == 0)
+        await go_aside(client, lambda: client.get("k"), content("k"))
+        assert (connections(client), client.stats()["connects"]) == (2, 4)
+
+
 async def test_aclose(server: Server) -> None:
     client = aioredis.Redis(**server.unix)
     await client.set("k", content("k"))

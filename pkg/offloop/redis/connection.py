@@ -222,6 +222,9 @@ class NativeChannel:
         Raises:
             AuthenticationError: the server refuses; nothing has changed then.
         """
+        channel = self.open_channel()
+        if channel is not None:
+            channel.renewed()  # what is not on the shared connection comes after AUTH
         reply = await self._authenticate(username, password)
         self._offloop_login = {
             "username": username,
