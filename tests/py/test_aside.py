@@ -901,15 +901,7 @@ asyncio.run(go_aside())
 async def under_way():
     calls = [client.get("large") for _ in range(20)]
     await asyncio.sleep(0)
-    pid = os.fork()
-    if pid == 0:
-        result = []
-        def body():
-            child()
-            result.append(True)
-        thread = threading.Thread(target=body)
-        thread.start(); thread.join()
-        os._exit(0 if result else 71)
+    pid = in_child(lambda: in_thread(child))
     await asyncio.get_running_loop().run_in_executor(None, wait, pid)
     assert await asyncio.gather(*calls) == [LARGE] * 20
 asyncio.run(under_way())

@@ -31,6 +31,16 @@ def in_child(body):
             os._exit(code)
     return pid
 
+def in_thread(body):
+    '''In a child forked by a task: the loop that runs in its thread is the parent's.'''
+    done = []
+    def work():
+        body()
+        done.append(True)
+    thread = threading.Thread(target=work)
+    thread.start(); thread.join()
+    assert done
+
 def wait(pid):
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0, status
@@ -147,17 +157,7 @@ async def main():
     loop = asyncio.get_running_loop()
     for _ in range(10):
         await asyncio.sleep(0.005)
-        pid = os.fork()
-        if pid == 0:
-            # The loop cannot be used on here: run what the child does in a thread.
-            result = []
-            def body():
-                child()
-                result.append(True)
-            thread = threading.Thread(target=body)
-            thread.start(); thread.join()
-            os._exit(0 if result else 71)
-        await loop.run_in_executor(None, wait, pid)
+        await loop.run_in_executor(None, wait, in_child(lambda: in_thread(child)))
     going = False
     await asyncio.gather(*tasks)
     assert client.stats()["connects"] == 1

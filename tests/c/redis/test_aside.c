@@ -93,6 +93,17 @@ static void get_aside(struct rds_channel *channel, unsigned key)
     MT_REQUIRE(asides(channel) > before);
 }
 
+/* A channel with both connections, to a large value. */
+static struct rds_channel *channel_with_aside(void)
+{
+    struct rds_options o = patient_options();
+    struct rds_channel *channel = channel_to(pool, &o);
+
+    write_value(channel, 0, BYTES);
+    get_aside(channel, 0);
+    return channel;
+}
+
 static void marks(void)
 {
     char text[3000];
@@ -155,13 +166,10 @@ static void what_goes_aside(void)
 /* A value that has become small goes back, and aside again when it has grown. */
 static void back_again(void)
 {
-    struct rds_options o = patient_options();
-    struct rds_channel *channel = channel_to(pool, &o);
+    struct rds_channel *channel = channel_with_aside();
     uint64_t before;
     unsigned i;
 
-    write_value(channel, 0, BYTES);
-    get_aside(channel, 0);
     before = asides(channel);
     write_value(channel, 0, RDS_LARGE - 1000); /* nearly large: it stays */
     for (i = 0; i < 5; i++)
@@ -208,12 +216,9 @@ static void made_anew(void)
 /* One that was not used for long is not relied on, and made anew. */
 static void unused_for_long(void)
 {
-    struct rds_options o = patient_options();
-    struct rds_channel *channel = channel_to(pool, &o);
+    struct rds_channel *channel = channel_with_aside();
     uint64_t before;
 
-    write_value(channel, 0, BYTES);
-    get_aside(channel, 0);
     before = asides(channel);
     atomic_store(&channel->aside.used_at, rt_now() - 30 * RT_SEC);
     MT_EQ(read_value(channel, 0), BYTES);
@@ -333,13 +338,10 @@ static void brought_back(void)
 /* The same while the channel is closed: the shared connection stays for it. */
 static void brought_back_at_the_end(void)
 {
-    struct rds_options o = patient_options();
-    struct rds_channel *channel = channel_to(pool, &o);
+    struct rds_channel *channel = channel_with_aside();
     struct rds_conn *aside = channel->aside.conn;
     struct command c, last;
 
-    write_value(channel, 0, BYTES);
-    get_aside(channel, 0);
     MT_EVENTUALLY(rds_conn_enter(aside, 0));
     begin_read(channel, mb, &c, 0); /* it waits for us to let go */
     rds_channel_disconnect(channel);
