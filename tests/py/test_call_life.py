@@ -324,11 +324,15 @@ random.seed(sys.argv[1])
 
 async def storm(lane):
     while True:
+        calls = []
         try:
-            await asyncio.gather(*[lane.call(pow, 3, k) for k in range(20)],
-                                 pool.call(time.sleep, 0.001))
-        except RuntimeError:
-            return  # the interpreter ends
+            for k in range(20):
+                calls.append(lane.call(pow, 3, k))
+            calls.append(pool.call(time.sleep, 0.001))
+            await asyncio.gather(*calls)
+        except RuntimeError:  # the interpreter ends; what was made before fails, too
+            await asyncio.gather(*calls, return_exceptions=True)
+            return
 
 for lane in (pool, pool.lane(), pool.lane(pinned=True)):
     threading.Thread(target=lambda: asyncio.run(storm(lane)), daemon=True).start()
