@@ -312,9 +312,8 @@ static void array_in_two_parts(struct peer *peer, void *user)
         mt_sleep_ms(1);
     memset(filler, 'F', 300);
     memcpy(filler + 300, "\r\n", 2);
-    if (peer_say(peer, "$300\r\n"))
-        peer_write(peer, filler, 302);
-    peer_sit(peer);
+    if (peer_say(peer, "$300\r\n") && peer_write(peer, filler, 302))
+        serve_normally(peer, NULL); /* it is still in use: the deadline was before the array */
 }
 
 /* Whether the deadline passed inside the array: before it there is nothing to see. */
