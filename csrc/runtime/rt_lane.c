@@ -1,5 +1,7 @@
 #include "rt_lane.h"
 
+#include <sched.h>
+
 static void run_turn(struct rt_job *turn, struct rt_worker *worker);
 
 int rt_lane_new(struct rt_pool *pool, bool pinned, struct rt_lane **out)
@@ -127,6 +129,24 @@ static bool has_jobs(const struct rt_lane *lane)
     return lane->next != NULL || lane->chains != NULL || !rt_stack_empty(&lane->inbox);
 }
 
+/* Before the turn is anybody's: the worker may have results still. */
+static void note_results(struct rt_lane *lane, struct rt_worker *worker)
+{
+    lane->last = worker->finished.head != NULL ? worker : NULL;
+    lane->last_posts = rt_read(&worker->posts);
+}
+
+/* Wait until the results of the last turn are posted.  Their worker is on its way to do
+ * so, and waits for nobody. */
+static void await_posts(struct rt_lane *lane, const struct rt_worker *worker)
+{
+    if (lane->last == NULL || lane->last == worker)
+        return;
+    /* Partner: rt_worker_post(). */
+    while (atomic_load_explicit(&lane->last->posts, memory_order_acquire) == lane->last_posts)
+        sched_yield();
+}
+
 static void run_turn(struct rt_job *turn, struct rt_worker *worker)
 {
     struct rt_lane *lane = RT_CONTAINER_OF(turn, struct rt_lane, turn);
@@ -134,15 +154,18 @@ static void run_turn(struct rt_job *turn, struct rt_worker *worker)
     uint64_t began = rt_now();
     unsigned run = 0;
 
+    await_posts(lane, worker);
     for (;;) {
         struct rt_job *job;
 
         if (run > 0 && has_jobs(lane) && (run >= RT_LANE_JOBS || rt_now() - began > RT_LANE_NS)) {
+            note_results(lane, worker);
             rt_pool_put_turn(pool, turn, worker_of(lane));
             return;
         }
         job = next_job(lane);
         if (job == NULL) {
+            note_results(lane, worker);
             /* Clear before the last look: a later submit must see 0.
              * Partner: the exchange in schedule(). */
             atomic_exchange(&lane->scheduled, 0);
@@ -151,11 +174,11 @@ static void run_turn(struct rt_job *turn, struct rt_worker *worker)
             continue;
         }
         run++;
-        if (!rt_pool_begin(pool, job, worker))
-            continue;
         if (!job->hosted)
             rt_worker_leave(worker);
         rt_worker_post(worker);
+        if (!rt_pool_begin(pool, job, worker))
+            continue;
         job->run(job, worker);
         if (rt_pool_forked(pool))
             return; /* the rest is the parent's */

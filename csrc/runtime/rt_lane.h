@@ -20,6 +20,10 @@
  * Fair: a turn is bounded in jobs and in time, and the queue is first in, first out,
  * so of n lanes with work each one gets every n-th turn.
  *
+ * What the jobs of a lane bring goes home in their order, too.  A turn's last results are
+ * posted by its worker when it has let go (rt_worker.h); if the next turn is another
+ * worker's, that one waits for the moment until they are.
+ *
  * A pinned lane's turn waits in its worker's own inbox.  It is run as soon as that
  * worker is free, even if others are idle. */
 #ifndef RT_LANE_H
@@ -36,6 +40,8 @@ struct rt_lane {
     struct rt_stack inbox;      /* submitted; chains of one or more */
     struct rt_node *chains;     /* taken, not opened yet; the turn's own */
     struct rt_job *next;        /* of an opened chain, not run yet; the turn's own */
+    struct rt_worker *last;     /* has results of the last turn; or NULL; the turn's own */
+    uint64_t last_posts;        /* its count of posts before it posts them */
     _Atomic uint32_t scheduled; /* 1: the turn is queued or running */
     _Atomic uint32_t refs;      /* the owner, and the turn that is queued or running */
     _Atomic uint32_t worker;    /* of a pinned lane: its index and 1; 0 at first */

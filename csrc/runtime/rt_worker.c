@@ -94,8 +94,11 @@ void rt_worker_leave(struct rt_worker *worker)
 
 void rt_worker_post(struct rt_worker *worker)
 {
-    if (worker->finished.head != NULL)
-        rt_mailbox_post(worker->finished.head->mailbox, &worker->finished);
+    if (worker->finished.head == NULL)
+        return;
+    rt_mailbox_post(worker->finished.head->mailbox, &worker->finished);
+    /* Partner: await_posts() in rt_lane.c. */
+    atomic_store_explicit(&worker->posts, rt_read(&worker->posts) + 1, memory_order_release);
 }
 
 void rt_worker_finish(struct rt_worker *worker, struct rt_job *job, int err)

@@ -66,6 +66,7 @@ struct rt_worker {
     bool watched; /* its job was found by looking for it */
     struct rt_habit watching;
     struct rt_joblist finished; /* by hosted jobs, all of one mailbox; not posted yet */
+    _Atomic uint64_t posts;     /* how often those were posted */
     void *guest; /* the host's own, of this thread; NULL at first */
     struct rt_worker_stats stats;
 

@@ -7,9 +7,11 @@ import gc
 import random
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -346,31 +348,43 @@ async def test_statements_of_the_pool(tmp_path: Path) -> None:
 
 
 async def test_what_is_acquired_has_no_statements_of_the_pool(tmp_path: Path) -> None:
-    async with pooled(tmp_path, maxsize=2) as pool:
+    lent: list[sqlite3.Connection] = []
+    strangers = 0
+
+    def look(raw: sqlite3.Connection) -> int:  # in a worker, inside of a statement
+        nonlocal strangers
+        strangers += raw in lent
+        time.sleep(0.0002)
+        strangers += raw in lent
+        return 1
+
+    async def prepare(db: dbapi.Connection) -> None:
+        await db.create_function("look", 0, partial(look, db.raw))
+
+    async with pooled(tmp_path, maxsize=2, on_connect=prepare) as pool:
         await pool.execute("create table t (n integer)")
         stop = False
-        most = 0
 
         async def statements() -> None:
             while not stop:
-                await asyncio.gather(*[pool.fetchval("select 1") for _ in range(5)])
+                await asyncio.gather(*[pool.fetchval("select look()") for _ in range(5)])
 
         async def alone() -> None:
-            nonlocal most
             for _ in range(50):
                 async with pool.acquire() as db:
-                    most = max(most, db._lane.pending)
+                    lent.append(db.raw)
                     await db.execute("insert into t values (1)")
                     assert db.in_transaction
                     await db.fetchval("select 1")
                     assert db.in_transaction  # nobody has committed it
                     await db.rollback()
+                    lent.remove(db.raw)
 
         task = asyncio.create_task(statements())
         await within(alone())
         stop = True
         await task
-        assert most == 0
+        assert strangers == 0
         assert await pool.fetchval("select count(*) from t") == 0
 
 

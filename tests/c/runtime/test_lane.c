@@ -1,4 +1,5 @@
 /* Lanes: order, one at a time, fairness, pinning, and their ends. */
+#include "hosted.h"
 #include "lanes.h"
 
 #define MANY 2000
@@ -425,7 +426,7 @@ static void host_ended(struct rt_worker *worker)
     atomic_fetch_add(&ended, 1);
 }
 
-static void hosted_run(struct rt_job *job, struct rt_worker *worker)
+static void costly_run(struct rt_job *job, struct rt_worker *worker)
 {
     struct call *call = call_of(job);
 
@@ -469,7 +470,7 @@ static void held_from_one_to_the_next(bool in_lane)
         for (i = 0; i < 300; i++) {
             call_init(&calls[i], home, not_held, &gate);
             if (!mixed || i % 2 == 0) {
-                calls[i].job.run = hosted_run;
+                calls[i].job.run = costly_run;
                 calls[i].job.hosted = true;
             }
             MT_EQ(in_lane ? rt_lane_submit(lane, &calls[i].job)
@@ -487,6 +488,46 @@ static void held_from_one_to_the_next(bool in_lane)
         MT_EQ(atomic_load(&ended), 1);
         atomic_store(&gate.open, 0);
     }
+}
+
+static void slow_leave(struct rt_worker *worker)
+{
+    static atomic_uint nth;
+
+    worker->held = false;
+    if (atomic_fetch_add(&nth, 1) % 3 == 0)
+        mt_sleep_ms(1); /* results wait for it */
+}
+
+/* Regression: a call that another worker ran next was home before the one that went
+ * before it, whose worker was slow to let go. */
+static void home_in_order(void)
+{
+    static const struct rt_host host = { .leave = slow_leave, .idle = no_lock_idle,
+                                         .ended = no_lock_ended };
+    enum { CALLS = 300 };
+    struct call calls[CALLS], *came;
+    struct rt_pool *pool;
+    struct rt_lane *lane;
+    unsigned i;
+
+    MT_REQUIRE(rt_pool_new(3, 1024, &pool) == RT_OK);
+    rt_pool_set_host(pool, &host, (size_t)1 << 20);
+    MT_REQUIRE(rt_lane_new(pool, false, &lane) == RT_OK);
+    for (i = 0; i < CALLS; i++) {
+        hosted_init(&calls[i], home, NULL, NULL);
+        if (i % 10 == 9)
+            calls[i].job.deadline = 1; /* long over: it is not run */
+        MT_EQ(rt_lane_submit(lane, &calls[i].job), RT_OK);
+        while (i % 10 < 8 && atomic_load(&calls[i].runs) == 0)
+            rt_pause();
+    }
+    for (i = 0; i < CALLS; i++) {
+        came = call_next(home, MT_HANG_MS);
+        MT_CHECK(came == &calls[i]);
+    }
+    rt_lane_release(lane);
+    end_pool(pool, home);
 }
 
 int main(void)
@@ -518,6 +559,7 @@ int main(void)
     closing(true, true);
     held_from_one_to_the_next(false);
     held_from_one_to_the_next(true);
+    home_in_order();
     MT_EVENTUALLY(mt_threads() == 0);
     MT_EQ(mt_fds(), fds);
     rt_mailbox_release(home);
