@@ -11,6 +11,8 @@
 /* Jobs handled in one turn of the loop: then timers and sockets have theirs. */
 #define DRAIN_MAX 512
 #define HOLD_NS (100 * RT_US) /* a command waits so long for company */
+#define HELD_LEAST 8  /* commands that are worth a send of their own */
+#define HELD_PARTS 2  /* of what is under way: the server has one, the loop the other */
 #define FREE_MAX 4096 /* jobs kept for reuse, 256 bytes and a bit each */
 
 /* ---- jobs ---------------------------------------------------------------------- */
@@ -367,18 +369,31 @@ static uint64_t now_of(const struct core_bridge *bridge)
     return bridge->ticked ? bridge->clock : rt_now();
 }
 
+/* How many commands are sent without waiting for more.  When all that is under way came
+ * back at once and went out at once, the server would stand still while the loop works,
+ * and the loop while the server does: in parts they work at the same time. */
+static uint64_t part_of(const struct core_bridge *bridge)
+{
+    uint64_t part = (bridge->outstanding - bridge->waiting) / HELD_PARTS;
+
+    return part > HELD_LEAST ? part : HELD_LEAST;
+}
+
 void core_bridge_kick(struct core_bridge *bridge, struct core_channel *channel)
 {
     if (bridge->draining == 0 || rds_channel_alone(channel->rds)) {
         rds_channel_kick_one(channel->rds);
         return;
     }
-    if (bridge->held == channel)
-        return;
-    kick_held(bridge);
-    bridge->held = (struct core_channel *)Py_NewRef(channel);
-    bridge->held_since = now_of(bridge);
-    rds_channel_hold(channel->rds, bridge->held_since);
+    if (bridge->held != channel) {
+        kick_held(bridge);
+        bridge->held = (struct core_channel *)Py_NewRef(channel);
+        bridge->held_count = 0;
+        bridge->held_since = now_of(bridge);
+        rds_channel_hold(channel->rds, bridge->held_since);
+    }
+    if (++bridge->held_count >= part_of(bridge))
+        kick_held(bridge);
 }
 
 /* ---- the drain ------------------------------------------------------------------ */

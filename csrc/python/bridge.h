@@ -73,6 +73,7 @@ struct core_bridge {
     uint64_t drains;
     struct core_channel *held; /* owned: commands were pushed and not kicked */
     uint64_t held_since;
+    uint64_t held_count;      /* of those commands */
     uint64_t clock;           /* rt_now() when a command was last made, */
     bool ticked;              /* in the step of a task that is not over */
     unsigned draining;        /* drains on the stack */
