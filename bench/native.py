@@ -43,7 +43,7 @@ def _compile(name: str, *arguments: str) -> Path:
 
 
 def build_with_hiredis(name: str) -> Path:
-    """c_loop or c_window, on the same hiredis that offloop is built with."""
+    """One of them that needs hiredis, on the same hiredis that offloop is built with."""
     OUT.mkdir(parents=True, exist_ok=True)
     _run([sys.executable, str(ROOT / "csrc/build/hiredis.py"), "--out", str(OUT)], 300)
     return _compile(name, "-isystem", str(OUT / "include"), str(OUT / "libhiredis.a"))
@@ -75,6 +75,14 @@ def c_window(
     found: dict[str, float] = json.loads(
         _run([str(program), "127.0.0.1", str(port), key, *numbers], secs + 30)
     )
+    return found
+
+
+def c_consumers(program: Path, port: int, secs: float, tasks: int, *what: str) -> dict[str, float]:
+    """Run it for ``what``: stream or queue, and the two keys; messages per second and their
+    CPU time in microseconds."""
+    command = [str(program), "127.0.0.1", str(port), str(secs), str(tasks), *what]
+    found: dict[str, float] = json.loads(_run(command, secs + 30))
     return found
 
 

@@ -18,12 +18,14 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import redis
 import redis.asyncio
 from apart import apart
 from fanout import make_room, raise_limit, resident_bytes, used_secs
+from native import c_consumers
 from offloop import redis as offloop_redis
 from offloop.bench.options import BenchError
 from offloop.bench.workload import KEY
@@ -159,6 +161,16 @@ def consume(setting: Setting) -> dict[str, float]:
         _fill(setting)
     what = f"{setting.kind} of {setting.tasks} tasks of {setting.peer}"
     found: dict[str, float] = apart(__file__, setting, setting.secs * 8 + 120, what)
+    return found
+
+
+def consume_in_c(program: Path, port: int, setting: Setting) -> dict[str, float]:
+    """What a C program takes of the same messages. Raises BenchError."""
+    _fill(setting)
+    keys = (_STREAM, _GROUP) if setting.kind == "stream" else (_TODO, _DOING)
+    found = c_consumers(program, port, setting.secs, setting.tasks, setting.kind, *keys)
+    if found["ops_per_s"] * setting.secs >= _supply(setting):
+        raise BenchError("all messages were taken before the time was over")
     return found
 
 

@@ -58,7 +58,8 @@ def _arguments() -> argparse.Namespace:
 def _suite(found: argparse.Namespace) -> None:
     if importlib.util.find_spec("hiredis") is None:
         raise BenchError("redis.asyncio needs its hiredis parser here: pip install hiredis")
-    loop_program, window_program = map(build_with_hiredis, ("c_loop", "c_window"))
+    names = ("c_loop", "c_window", "c_consumers")
+    loop_program, window_program, consumers_program = map(build_with_hiredis, names)
     proxy_program = build_delay_proxy()
     report = Report()
     began = time.monotonic()
@@ -75,6 +76,7 @@ def _suite(found: argparse.Namespace) -> None:
             found.secs,
             loop_program,
             window_program,
+            consumers_program,
             proxy_program,
             report,
         )

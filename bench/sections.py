@@ -19,7 +19,7 @@ from native import c_loop, c_window, delay_proxy, ping_us, redis_benchmark
 from offloop.bench.peers import Setup
 from offloop.bench.worker import Task, measure
 from offloop.bench.workload import KEY
-from queues import Setting, consume
+from queues import Setting, consume, consume_in_c
 from rows import Numbers, Report, Rounds, interleaved
 
 #: redis.asyncio's pool in every section.
@@ -44,6 +44,7 @@ class Bench:
     secs: float
     loop_program: Path
     window_program: Path
+    consumers_program: Path
     proxy_program: Path
     report: Report
 
@@ -383,12 +384,15 @@ def queues(bench: Bench) -> None:
     """Consumers that wait on the server beside redis.asyncio's; ten thousand that wait."""
 
     def consumers(peer: str, kind: str, tasks: int) -> Callable[[], Numbers]:
-        return lambda: consume(Setting(peer, kind, bench.url, tasks, bench.secs))
+        setting = Setting(peer, kind, bench.url, tasks, bench.secs)
+        if peer == "c":
+            return partial(consume_in_c, bench.consumers_program, bench.port, setting)
+        return partial(consume, setting)
 
     measurements = {
         f"{peer} {kind}": consumers(peer, kind, 8)
         for kind in ("stream", "queue")
-        for peer in ("asyncio", "offloop")
+        for peer in ("asyncio", "offloop", "c")
     }
     measurements["blocked"] = consumers("offloop", "blocked", MANY_BLOCKED)
     rounds = bench.rounds_of("Consumers that wait on the server, 8 tasks", measurements)
@@ -404,6 +408,11 @@ def queues(bench: Bench) -> None:
         bench.report.note(
             f"{shown}: redis.asyncio's client CPU for a message to ours",
             f"{other / mine:.2f}x ({other:.1f} us to {mine:.1f} us)",
+        )
+        floor, least = rounds.ratio(f"c {kind}", theirs), rounds.median(f"c {kind}", "cpu_us")
+        bench.report.note(
+            f"{shown}: a C program's, which does nothing else",
+            f"{floor:.2f}x ({_rates(rounds, f'c {kind}', theirs).strip('()')}; {least:.1f} us)",
         )
     beside, alone = (rounds.median("blocked", name) for name in ("beside_ms", "alone_ms"))
     bench.report.at_most(
