@@ -86,6 +86,10 @@ static inline unsigned mt_entries(const char *folder)
 /* Open descriptors of this process. */
 static inline unsigned mt_fds(void) { return mt_entries("/proc/self/fd"); }
 
+/* Wait until no more are open than before: a pool's last worker may still be on its way
+ * out when the pool's end is known. */
+#define MT_FDS_CLOSED(before) MT_EVENTUALLY(mt_fds() <= (before))
+
 /* Threads of this process that are ours by name: a sanitizer has its own. */
 static inline unsigned mt_threads(void)
 {

@@ -502,6 +502,6 @@ int main(void)
     all_at_once(&rnd);
     end_commands(pool, mb);
     rt_mailbox_release(mb);
-    MT_EVENTUALLY(mt_fds() == fds);
+    MT_FDS_CLOSED(fds);
     return mt_report("aside");
 }

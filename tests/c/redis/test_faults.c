@@ -770,7 +770,7 @@ int main(void)
         closed_while_idle();
         end_commands(pool, mb);
     }
-    MT_EQ(mt_fds(), fds);
+    MT_FDS_CLOSED(fds);
     rt_mailbox_release(mb);
     return mt_report("faults");
 }
