@@ -250,15 +250,25 @@ static bool write_server(struct peer_thread *p)
     return true;
 }
 
+/* Whether to read what the client says.  Not while a write is to be repeated where there
+ * are new handshakes: OpenSSL would begin one in the middle of the record ("bad length"). */
+static bool listens(const struct peer_thread *p, bool deaf)
+{
+    if (p->writing && p->front->options.renegotiate_every != 0)
+        return false;
+    return !deaf || SSL_in_init(p->ssl);
+}
+
 static bool sleep_until_ready(struct peer_thread *p, bool deaf)
 {
     struct pollfd fds[2] = { { .fd = p->client }, { .fd = p->server } };
     bool idle = p->up.at == p->up.end;
     /* Records that OpenSSL holds already are no event, nor is what can be written. */
-    bool at_once = (!deaf && idle && SSL_has_pending(p->ssl)) ||
+    bool hears = listens(p, deaf);
+    bool at_once = (hears && !deaf && idle && SSL_has_pending(p->ssl)) ||
                    (p->down.at < p->down.end && !p->wants_write && !SSL_in_init(p->ssl));
 
-    if ((idle && !deaf) || (p->wants_read && SSL_in_init(p->ssl)))
+    if (hears && ((idle && !deaf) || (p->wants_read && SSL_in_init(p->ssl))))
         fds[0].events |= POLLIN;
     if (p->wants_write)
         fds[0].events |= POLLOUT;
@@ -277,7 +287,7 @@ static void pump(struct peer_thread *p)
         bool deaf = atomic_load(&front->deaf);
 
         p->wants_read = p->wants_write = false;
-        if (!((deaf && !SSL_in_init(p->ssl)) || read_client(p)) || !write_server(p) ||
+        if (!(!listens(p, deaf) || read_client(p)) || !write_server(p) ||
             !read_server(p) || !write_client(p) || !sleep_until_ready(p, deaf))
             return;
     }
