@@ -17,6 +17,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 
+#include "sending.h"
 #include "timing.h"
 
 enum { MOST_TASKS = 64, SHARED = MOST_TASKS };
@@ -27,16 +28,6 @@ static unsigned long acks, acked;
 static const char *from, *to;
 static int is_stream;
 
-static int flush(redisContext *context)
-{
-    int done = 0;
-
-    while (!done)
-        if (redisBufferWrite(context, &done) != REDIS_OK)
-            return 1;
-    return 0;
-}
-
 static int ask(int task)
 {
     redisContext *own = conns[task];
@@ -46,7 +37,7 @@ static int ask(int task)
                            task, from);
     else
         redisAppendCommand(own, "BLMOVE %s %s RIGHT LEFT 5", from, to);
-    return flush(own);
+    return write_all(own);
 }
 
 /* The message is done with: its id, or the message itself. */
@@ -133,7 +124,7 @@ int main(int argc, char **argv)
                 fprintf(stderr, "c_consumers: no message, or no acknowledgement\n");
                 return 1;
             }
-        if (acks != before && flush(conns[SHARED]))
+        if (acks != before && write_all(conns[SHARED]))
             return 1;
     }
     if (acked == 0)

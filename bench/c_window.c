@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "sending.h"
 #include "timing.h"
 
 enum { MOST_SAMPLES = 8 * 1024 * 1024, MOST_DEPTH = 4096 };
@@ -21,16 +22,6 @@ static void work(double until)
 {
     while (now_us() < until) {
     }
-}
-
-static int write_all(redisContext *context)
-{
-    int done = 0;
-
-    while (!done)
-        if (redisBufferWrite(context, &done) != REDIS_OK)
-            return 1;
-    return 0;
 }
 
 /* The next reply that has come: 1 for a string, 0 for none, -1 for anything else. */

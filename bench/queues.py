@@ -42,7 +42,8 @@ _WORKERS = 4
 
 @dataclass(frozen=True)
 class Setting:
-    """``peer`` is asyncio or offloop; ``kind`` is stream, queue or blocked."""
+    """``peer`` is asyncio, offloop, or c where it is the C program; ``kind`` is stream, queue
+    or blocked."""
 
     peer: str
     kind: str

@@ -287,7 +287,7 @@ static void pump(struct peer_thread *p)
         bool deaf = atomic_load(&front->deaf);
 
         p->wants_read = p->wants_write = false;
-        if (!(!listens(p, deaf) || read_client(p)) || !write_server(p) ||
+        if ((listens(p, deaf) && !read_client(p)) || !write_server(p) ||
             !read_server(p) || !write_client(p) || !sleep_until_ready(p, deaf))
             return;
     }
