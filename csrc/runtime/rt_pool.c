@@ -62,6 +62,7 @@ int rt_pool_new(unsigned workers, uint32_t queue_limit, struct rt_pool **out)
     atomic_init(&pool->refs, 1);
     atomic_init(&pool->stop_at, RT_NEVER);
     rt_stack_init(&pool->submitted);
+    rt_stack_init(&pool->seekers);
     pool->ring = rt_ring_new(queue_limit < 1024 ? queue_limit : 1024);
     if (pool->ring == NULL)
         goto fail;
@@ -145,7 +146,7 @@ int rt_pool_admit(struct rt_pool *pool, size_t n)
     else if (depth > pool->queue_limit)
         err = RT_EFULL;
     if (err) {
-        atomic_fetch_sub(&pool->depth, (uint32_t)n);
+        rt_pool_leave_queue(pool, n);
         rt_poller_bell(&pool->poller);
         return err;
     }
@@ -316,7 +317,7 @@ bool rt_pool_begin(struct rt_pool *pool, struct rt_job *job, struct rt_worker *w
     int err = RT_OK;
 
     /* The caller is busy, so the pool does not seem empty. */
-    atomic_fetch_sub(&pool->depth, 1);
+    rt_pool_leave_queue(pool, 1);
     if (stop_at != RT_NEVER && stop_at <= rt_now())
         err = RT_ECLOSED;
     else if (job->deadline != RT_NEVER && job->deadline <= rt_now())

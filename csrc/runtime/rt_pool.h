@@ -62,6 +62,8 @@ struct rt_pool {
     struct rt_job *leftover; /* taken from the stack, no room in the ring */
     _Atomic uint32_t refilling;
     _Atomic uint32_t depth;  /* queued jobs */
+    _Atomic uint32_t room_sought; /* 1: somebody is in `seekers`, or was */
+    struct rt_stack seekers; /* jobs that go home when there is room (rt_room.c) */
     _Atomic uint32_t busy;   /* jobs being run */
     _Atomic uint64_t loop_commands; /* replies matched by mailboxes' owners */
     _Atomic uint32_t coming; /* 1: a worker was woken and has not looked yet */
@@ -105,6 +107,12 @@ int rt_pool_submit(struct rt_pool *pool, struct rt_job *job);
  * afterwards.  All or none: 0, RT_EFULL or RT_ECLOSED.
  * Thread: any.  GIL: may be held.  Blocks: no. */
 int rt_pool_submit_all(struct rt_pool *pool, struct rt_joblist *jobs);
+
+/* After RT_EFULL: send job, whose mailbox is set, home with RT_OK as soon as the queue has
+ * room for one, maybe at once.  Others may take the room before its owner does.  It is
+ * told of each job that leaves the queue, so also while the pool closes.
+ * Thread: any.  GIL: may be held.  Blocks: no. */
+void rt_pool_seek_room(struct rt_pool *pool, struct rt_job *job);
 
 /* Add src to the poller of a pool, which is started if need be, and see to it
  * that somebody leads.  0, RT_ESYS or RT_ECLOSED.
@@ -167,6 +175,8 @@ void rt_pool_call_leader(struct rt_pool *pool); /* nobody leads: have somebody c
 /* For rt_lane.c.  Count n jobs in as rt_pool_submit() does; 0, RT_EFULL or
  * RT_ECLOSED. */
 int rt_pool_admit(struct rt_pool *pool, size_t n);
+/* The reverse: n jobs were taken from the queue, or are not put into it after all. */
+void rt_pool_leave_queue(struct rt_pool *pool, size_t n);
 /* Queue a lane's turn, for one worker or (NULL) for any. */
 void rt_pool_put_turn(struct rt_pool *pool, struct rt_job *turn, struct rt_worker *worker);
 /* Begin a job that was counted in: whether it is to be run, by the caller. */
