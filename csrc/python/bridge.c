@@ -65,8 +65,6 @@ void core_bridge_recycle(struct core_bridge *bridge, struct core_job *job)
     bridge->free_count++;
 }
 
-static void count_home(struct core_bridge *bridge, struct core_job *job);
-
 /* A job that waits at a lease is not wanted any more: take it back, unless it is on its
  * way home. */
 static void withdraw(PyObject *lease, struct core_job *job)
@@ -78,20 +76,19 @@ static void withdraw(PyObject *lease, struct core_job *job)
         return;
     }
     Py_INCREF(bridge);
-    count_home(bridge, job);
+    core_bridge_count_home(bridge, job);
     core_bridge_recycle(bridge, job);
     Py_DECREF(bridge);
 }
 
-/* The future was cancelled: nobody waits for the job any more. */
-static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
+void core_bridge_cancelled(struct core_state *st, PyObject *fut, void *link)
 {
     struct core_job *job = link;
     PyObject *owner = ((struct core_future *)fut)->owner;
 
     job->rds.base.owner = NULL;
     if (rt_job_state(&job->rds.base) == RT_JOB_IDLE)
-        ; /* still parked: it is dropped when its turn comes */
+        core_bridge_unwanted(job->bridge); /* it waits for room */
     else if (owner != NULL && Py_IS_TYPE(owner, st->native.channel_type))
         (void)rds_channel_cancel(((struct core_channel *)owner)->rds, &job->rds);
     else if (owner != NULL && Py_IS_TYPE(owner, st->native.lease_type))
@@ -102,22 +99,7 @@ static void job_cancelled(struct core_state *st, PyObject *fut, void *link)
     Py_DECREF(fut); /* the job's; the caller holds another */
 }
 
-/* Whether the pool's bound is reached. */
-static bool is_full(const struct core_bridge *bridge)
-{
-    return bridge->outstanding - bridge->waiting >= bridge->pool->queue;
-}
-
-/* Calls that are out are listed, so that they can be given up together. */
-static void list_call(struct core_bridge *bridge, struct core_job *job)
-{
-    job->prev_call = NULL;
-    job->next_call = bridge->calls;
-    if (bridge->calls != NULL)
-        bridge->calls->prev_call = job;
-    bridge->calls = job;
-}
-
+/* Take a call off the list of those that are out. */
 static void unlist_call(struct core_bridge *bridge, struct core_job *job)
 {
     if (job->next_call != NULL)
@@ -151,62 +133,17 @@ static void set_orphan(struct core_bridge *bridge, bool orphan)
     atomic_fetch_sub(&host->orphan_count, 1);
 }
 
-static void count_home(struct core_bridge *bridge, struct core_job *job)
+void core_bridge_count_home(struct core_bridge *bridge, struct core_job *job)
 {
     if (job->call != NULL)
         unlist_call(bridge, job);
+    if (job == bridge->seeker)
+        bridge->seeker = NULL;
     bridge->waiting -= job->waits;
     if (--bridge->outstanding == 0 && bridge->orphan)
         set_orphan(bridge, false);
     if (bridge->outstanding == 0)
         Py_DECREF(bridge); /* never the last one: whoever calls holds another */
-}
-
-static void count_out(struct core_bridge *bridge)
-{
-    if (bridge->outstanding > bridge->high_water)
-        bridge->high_water = bridge->outstanding;
-}
-
-/* Submit a job that has been admitted. */
-static int submit(struct core_bridge *bridge, struct core_job *job)
-{
-    int err;
-
-    if (bridge->outstanding++ == 0)
-        Py_INCREF(bridge); /* until the last job is home */
-    bridge->waiting += job->waits;
-    bridge->busy_poll.sent |= !job->waits;
-    if (job->call != NULL)
-        list_call(bridge, job);
-    err = job->send(job);
-    if (err != RT_OK)
-        count_home(bridge, job);
-    return err;
-}
-
-static void tie(struct core_job *job, PyObject *fut)
-{
-    struct core_future *f = (struct core_future *)fut;
-
-    job->rds.base.owner = Py_NewRef(fut);
-    f->link.job = job;
-    f->link.cancelled = job_cancelled;
-}
-
-/* The future knows of no job any more: the reference is the caller's. */
-static void loosen(PyObject *fut)
-{
-    struct core_future *f = (struct core_future *)fut;
-
-    f->link.job = NULL;
-    f->link.cancelled = NULL;
-}
-
-static void untie(PyObject *fut)
-{
-    loosen(fut);
-    Py_DECREF(fut);
 }
 
 void core_bridge_forget(struct core_job *job)
@@ -215,139 +152,8 @@ void core_bridge_forget(struct core_job *job)
 
     job->rds.base.owner = NULL;
     withdraw(lease, job);
-    untie(fut);
+    core_untie(fut);
     Py_DECREF(lease);
-}
-
-/* Whether a job that was refused for err may wait for room: the pool is full of what
- * others sent, and something of ours will come home, after which it is tried again. */
-static bool may_wait(const struct core_bridge *bridge, const struct core_job *job, int err)
-{
-    return err == RT_EFULL && job->call != NULL && bridge->outstanding > 0;
-}
-
-int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObject *fut)
-{
-    int err;
-
-    tie(job, fut);
-    err = submit(bridge, job);
-    if (err == RT_OK) {
-        count_out(bridge);
-        return RT_OK;
-    }
-    if (may_wait(bridge, job, err)) {
-        rt_joblist_append(&bridge->parked, &job->rds.base);
-        return RT_OK;
-    }
-    job->rds.base.owner = NULL;
-    untie(fut);
-    core_bridge_recycle(bridge, job);
-    return err;
-}
-
-/* A job cannot be sent. */
-static int refuse(struct core_bridge *bridge, int err, bool call)
-{
-    return call ? core_raise_call_err(bridge->st, err)
-                : core_raise_err(bridge->st, err, "The command cannot be sent");
-}
-
-int core_bridge_send(struct core_bridge *bridge, struct core_job *job, PyObject *fut)
-{
-    bool call = job->call != NULL;
-    int err;
-
-    if (!job->waits && (is_full(bridge) || bridge->parked.head != NULL)) {
-        tie(job, fut);
-        rt_joblist_append(&bridge->parked, &job->rds.base);
-        return 0;
-    }
-    err = core_bridge_send_now(bridge, job, fut);
-    return err == RT_OK ? 0 : refuse(bridge, err, call);
-}
-
-int core_bridge_send_all(struct core_bridge *bridge, struct core_job **jobs, PyObject **futs,
-                         size_t count, int (*send_all)(struct core_job *, struct rt_joblist *))
-{
-    struct rt_joblist list;
-    size_t i, room = 0;
-    int err = RT_OK;
-
-    if (bridge->parked.head == NULL && !is_full(bridge))
-        room = bridge->pool->queue - (bridge->outstanding - bridge->waiting);
-    if (room > count)
-        room = count;
-    rt_joblist_init(&list);
-    for (i = 0; i < count; i++) {
-        tie(jobs[i], futs[i]);
-        if (i < room)
-            rt_joblist_append(&list, &jobs[i]->rds.base);
-    }
-    if (room > 0) {
-        if (bridge->outstanding == 0)
-            Py_INCREF(bridge); /* until the last job is home */
-        bridge->outstanding += room;
-        for (i = 0; i < room; i++)
-            list_call(bridge, jobs[i]);
-        err = send_all(jobs[0], &list);
-        for (i = 0; err != RT_OK && i < room; i++)
-            count_home(bridge, jobs[i]);
-        if (err != RT_OK && may_wait(bridge, jobs[0], err)) {
-            room = 0;
-            err = RT_OK;
-        }
-    }
-    if (err == RT_OK) {
-        for (i = room; i < count; i++)
-            rt_joblist_append(&bridge->parked, &jobs[i]->rds.base);
-        count_out(bridge);
-        return 0;
-    }
-    for (i = 0; i < count; i++) {
-        jobs[i]->rds.base.owner = NULL;
-        untie(futs[i]);
-        core_bridge_recycle(bridge, jobs[i]);
-    }
-    return refuse(bridge, err, true);
-}
-
-/* Send what waited for room. */
-static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
-{
-    while (bridge->parked.head != NULL && !is_full(bridge)) {
-        struct core_job *job = core_job_of(rt_joblist_pop(&bridge->parked));
-        PyObject *fut = job->rds.base.owner, *exception;
-        bool call = job->call != NULL;
-        struct rt_joblist first;
-        int err;
-
-        if (fut == NULL) {
-            core_bridge_recycle(bridge, job); /* cancelled meanwhile */
-            continue;
-        }
-        err = submit(bridge, job);
-        if (err == RT_OK) {
-            count_out(bridge);
-            continue;
-        }
-        if (may_wait(bridge, job, err)) {
-            rt_joblist_init(&first);
-            rt_joblist_append(&first, &job->rds.base);
-            rt_joblist_prepend_all(&bridge->parked, &first);
-            return 0;
-        }
-        core_bridge_recycle(bridge, job);
-        loosen(fut);
-        refuse(bridge, err, call);
-        exception = core_take_exception();
-        err = core_future_settle_exception(w, fut, exception);
-        Py_DECREF(exception);
-        Py_DECREF(fut);
-        if (err < 0)
-            return -1;
-    }
-    return 0;
 }
 
 /* ---- sending together ------------------------------------------------------------ */
@@ -407,7 +213,7 @@ static int handle(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
     if (job->rds.base.kind == CORE_JOB_VISITOR)
         return job->finish(w, bridge, job, NULL);
     RT_CHECK(rt_job_move(&job->rds.base, RT_JOB_DONE, RT_JOB_IDLE));
-    count_home(bridge, job);
+    core_bridge_count_home(bridge, job);
     job->rds.base.owner = NULL;
     if (fut == NULL) {
         core_bridge_recycle(bridge, job);
@@ -415,7 +221,7 @@ static int handle(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
     }
     /* It may go on without the job, and be cancelled then: a reply that is fetched
      * again, or one that goes through an asynchronous callback. */
-    loosen(fut);
+    core_loosen(fut);
     rc = job->finish(w, bridge, job, fut);
     return rc;
 }
@@ -441,15 +247,19 @@ static int drain(struct core_bridge *bridge, PyObject *loop)
         rc = handle(&w, bridge, core_job_of(base));
         if (bridge->held != NULL && now_of(bridge) - bridge->held_since > HOLD_NS)
             kick_held(bridge);
-        if (rc < 0 || ++handled >= DRAIN_MAX) {
+        if (rc < 0)
+            break;
+        if (++handled >= DRAIN_MAX) {
             rt_mailbox_again(bridge->mailbox);
             break;
         }
     }
     if (rc == 0)
         rc = core_dues_expire(&w, bridge);
-    if (rc == 0 && bridge->parked.head != NULL)
-        rc = unpark(&w, bridge);
+    if (rc == 0)
+        rc = core_bridge_unpark(&w, bridge);
+    if (rc < 0)
+        rt_mailbox_again(bridge->mailbox); /* for what is left of all that */
     if (handled >= DRAIN_MAX)
         bridge->busy_poll.sent = false; /* the loop has its turn first */
     if (--bridge->draining == 0)
@@ -518,18 +328,11 @@ void core_bridge_discard(struct core_bridge *bridge)
         }
         RT_CHECK(rt_job_move(base, RT_JOB_DONE, RT_JOB_IDLE));
         base->owner = NULL;
-        count_home(bridge, job);
+        core_bridge_count_home(bridge, job);
         core_bridge_recycle(bridge, job);
         if (fut != NULL)
-            untie(fut);
+            core_untie(fut);
     }
-    while ((base = rt_joblist_pop(&bridge->parked)) != NULL) {
-        PyObject *fut = base->owner;
-
-        base->owner = NULL;
-        core_bridge_recycle(bridge, core_job_of(base));
-        if (fut != NULL)
-            untie(fut);
-    }
+    core_bridge_drop_waiting(bridge);
     Py_DECREF(bridge);
 }

@@ -78,7 +78,10 @@ struct core_bridge {
     bool ticked;              /* in the step of a task that is not over */
     unsigned draining;        /* drains on the stack */
     PyObject *mark;           /* owned, in a drain: what says that its loop runs here */
-    struct rt_joblist parked; /* waiting for room, in order */
+    struct rt_joblist parked; /* over the loop's bound, in order */
+    struct rt_joblist unqueued; /* calls that the pool's queue had no room for, before those */
+    uint64_t unwanted;        /* how many were cancelled there since the last sweep */
+    struct core_job *seeker;  /* it is out, and home when the queue has room; or NULL */
     struct core_dues dues;    /* deadlines of calls */
     struct core_busy_poll busy_poll;
     struct core_job *calls;   /* those that are out */
@@ -133,10 +136,53 @@ void core_bridge_discard(struct core_bridge *bridge);
 /* The same for all bridges whose loop was found gone while jobs were out. */
 void core_bridge_discard_orphans(struct core_host *host);
 
+/* Between bridge_send.c and bridge.c.  A job came home, or was not sent after all; its
+ * future was cancelled; send what waited for room (0, or -1 with an exception set). */
+void core_bridge_count_home(struct core_bridge *bridge, struct core_job *job);
+void core_bridge_cancelled(struct core_state *st, PyObject *fut, void *job);
+int core_bridge_unpark(struct core_wake_ctx *w, struct core_bridge *bridge);
+
+/* The future knows of no job any more; the job's reference is the caller's, or dropped. */
+static inline void core_loosen(PyObject *fut)
+{
+    struct core_future *f = (struct core_future *)fut;
+
+    f->link.job = NULL;
+    f->link.cancelled = NULL;
+}
+
+static inline void core_untie(PyObject *fut)
+{
+    core_loosen(fut);
+    Py_DECREF(fut);
+}
+
 static inline struct core_job *core_job_of(struct rt_job *base)
 {
     return RT_CONTAINER_OF(rds_job_of(base), struct core_job, rds);
 }
+
+/* Calls and commands that were sent and are not home. */
+static inline uint64_t core_bridge_under_way(const struct core_bridge *bridge)
+{
+    return bridge->outstanding - (bridge->seeker != NULL);
+}
+
+/* Calls and commands that wait for room. */
+static inline uint64_t core_bridge_waiting(const struct core_bridge *bridge)
+{
+    return bridge->parked.count + bridge->unqueued.count;
+}
+
+/* One of them is not wanted any more: they are swept out when there are many, so that a
+ * pool that stands still does not gather them. */
+void core_bridge_unwanted(struct core_bridge *bridge);
+
+/* Drop them, and their futures with them. */
+void core_bridge_drop_waiting(struct core_bridge *bridge);
+
+/* The pool was closed: refuse them.  0, or -1 as core_future_settle_exception(). */
+int core_bridge_refuse_waiting(struct core_wake_ctx *w, struct core_bridge *bridge);
 
 /* Drop what came home to bridges whose loop is closed.  Thread: any, GIL held. */
 void core_bridge_reap(struct core_pool *pool);

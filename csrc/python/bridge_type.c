@@ -48,7 +48,7 @@ void core_bridge_reap(struct core_pool *pool)
     unsigned count = 0, i;
 
     for (; bridge != NULL && count < 16; bridge = bridge->next) {
-        if (bridge->outstanding + bridge->parked.count > 0)
+        if (bridge->outstanding + core_bridge_waiting(bridge) > 0)
             gone[count++] = (struct core_bridge *)Py_NewRef(bridge);
     }
     for (i = 0; i < count; i++) {
@@ -147,6 +147,7 @@ static struct core_bridge *make(struct core_pool *pool, PyObject *loop)
     bridge->st = core_state_hold(pool->st);
     bridge->pool = (struct core_pool *)Py_NewRef(pool);
     rt_joblist_init(&bridge->parked);
+    rt_joblist_init(&bridge->unqueued);
     bridge->loop_ref = make_end_ref(pool, loop);
     PyObject_GC_Track(bridge);
     if (bridge->loop_ref == NULL)
@@ -241,7 +242,7 @@ static PyObject *stop_reading(PyObject *op, PyObject *unused)
 }
 
 /* The pool was closed and its time is over: fail the calls that are out, which a worker
- * is still in.  Run by the loop. */
+ * is still in, and what waits for room.  Run by the loop. */
 static PyObject *give_up(PyObject *op, PyObject *unused)
 {
     struct core_bridge *bridge = (struct core_bridge *)op;
@@ -258,6 +259,8 @@ static PyObject *give_up(PyObject *op, PyObject *unused)
         rc = -1;
     } else {
         rc = core_call_give_up(&w, bridge);
+        if (rc == 0)
+            rc = core_bridge_refuse_waiting(&w, bridge);
         core_wake_end(&w);
     }
     Py_DECREF(bridge);
@@ -327,12 +330,8 @@ static void bridge_dealloc(PyObject *op)
         bridge->pool->past_busy_polls += bridge->busy_poll.tries;
         bridge->pool->past_busy_hits += bridge->busy_poll.hits;
     }
-    while (bridge->parked.head != NULL) {
-        /* Only cancelled ones: the future of any other holds the loop's. */
-        job = core_job_of(rt_joblist_pop(&bridge->parked));
-        Py_CLEAR(job->rds.base.owner);
-        core_bridge_recycle(bridge, job);
-    }
+    /* Only cancelled ones: the future of any other holds the loop's. */
+    core_bridge_drop_waiting(bridge);
     while ((job = bridge->free) != NULL) {
         bridge->free = job->rds.base.next != NULL ? core_job_of(job->rds.base.next) : NULL;
         free(job);

@@ -258,7 +258,6 @@ int core_call_give_up(struct core_wake_ctx *w, struct core_bridge *bridge)
     int rc = 0;
 
     while (rc == 0 && job != NULL) {
-        struct core_future *f;
         bool began;
 
         fut = job->rds.base.owner;
@@ -267,10 +266,8 @@ int core_call_give_up(struct core_wake_ctx *w, struct core_bridge *bridge)
             continue;
         }
         began = rt_job_state(&job->rds.base) != RT_JOB_CANCELLED;
-        f = (struct core_future *)fut;
         job->rds.base.owner = NULL;
-        f->link.job = NULL;
-        f->link.cancelled = NULL;
+        core_loosen(fut);
         if (began)
             core_call_interrupt(job);
         if (began)

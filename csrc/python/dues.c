@@ -82,8 +82,7 @@ void core_dues_remove(struct core_bridge *bridge, struct core_job *job)
 static int expire(struct core_wake_ctx *w, struct core_bridge *bridge, struct core_job *job)
 {
     PyObject *fut = job->rds.base.owner, *exception;
-    struct core_future *f = (struct core_future *)fut;
-    bool began = false;
+    bool began = false, waits = rt_job_state(&job->rds.base) == RT_JOB_IDLE;
     int rc;
 
     if (fut == NULL) {
@@ -92,18 +91,17 @@ static int expire(struct core_wake_ctx *w, struct core_bridge *bridge, struct co
             core_call_interrupt(job);
         return 0;
     }
-    /* Idle is a job that still waits for room. */
-    if (rt_job_state(&job->rds.base) != RT_JOB_IDLE &&
-        !rt_job_move(&job->rds.base, RT_JOB_QUEUED, RT_JOB_CANCELLED)) {
+    if (!waits && !rt_job_move(&job->rds.base, RT_JOB_QUEUED, RT_JOB_CANCELLED)) {
         began = rt_job_move(&job->rds.base, RT_JOB_RUNNING, RT_JOB_ABANDONED);
         if (!began)
             return 0; /* it is done, and on its way here */
     }
     job->rds.base.owner = NULL;
-    f->link.job = NULL;
-    f->link.cancelled = NULL;
+    core_loosen(fut);
     if (began)
         core_call_interrupt(job);
+    if (waits)
+        core_bridge_unwanted(bridge);
     core_raise_call_timeout(bridge->st, began);
     exception = core_take_exception();
     rc = core_future_settle_exception(w, fut, exception);

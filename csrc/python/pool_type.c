@@ -469,8 +469,8 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
         rings += rt_read(&bridge->mailbox->rings);
         polls += bridge->busy_poll.tries;
         hits += bridge->busy_poll.hits;
-        depth += bridge->outstanding;
-        waiting += bridge->parked.count;
+        depth += core_bridge_under_way(bridge);
+        waiting += core_bridge_waiting(bridge);
         if (bridge->high_water > high)
             high = bridge->high_water;
     }

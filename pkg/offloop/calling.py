@@ -55,7 +55,7 @@ class PoolClosedError(RuntimeError):
 
 
 class PoolFullError(RuntimeError):
-    """A call was not executed, since the pool's queue is full."""
+    """`submit`: a call was not executed, since the pool's queue is full."""
 
 
 class _Way(Protocol):

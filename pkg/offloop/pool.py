@@ -53,8 +53,9 @@ class Pool(_core.Pool, Calls, ThreadPoolExecutor):  # type: ignore[override]
 
     Args:
         workers: the number of threads, 1 to 1024.
-        queue: how many calls one event loop may have under way in the pool,
-            1 to 16777216. Further ones wait, in order, until there is room.
+        queue: how many calls one event loop may have under way in the pool, and how
+            many of everybody's may be queued for a worker, 1 to 16777216. Further ones
+            wait, in order, until there is room; `submit` raises PoolFullError instead.
         thread_name_prefix: of the workers' names; ``offloop-w`` if there is none.
         initializer: called by each worker before its first Python call. If it raises,
             the pool is broken: all its calls raise BrokenThreadPool.

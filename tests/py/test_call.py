@@ -390,19 +390,6 @@ async def test_a_stalled_loop_times_nothing_out() -> None:
     await patiently(attempt, 0.2)
 
 
-async def test_a_timeout_while_waiting_for_room() -> None:
-    ran: list[int] = []
-    async with opened(1, queue=1) as pool:
-        gate, calls = await blocked(pool, 1)
-        with pytest.raises(offloop.CallTimeoutError) as caught:
-            await pool.with_timeout(0.05).call(ran.append, 1)
-        assert not caught.value.began
-        gate.set()
-        await asyncio.gather(*calls)
-        await pool.call(len, "")
-        assert ran == []
-
-
 @pytest.mark.parametrize("seconds", ["1", float("nan"), object()])
 async def test_a_timeout_is_a_number(seconds: Any) -> None:
     async with opened() as pool:
@@ -416,56 +403,6 @@ def test_the_error_of_a_timeout_can_be_pickled() -> None:
     error = offloop.CallTimeoutError("text", True)
     again = pickle.loads(pickle.dumps(error))
     assert (again.args, again.began) == (("text",), True)
-
-
-# ---- room -----------------------------------------------------------------------------
-
-
-async def test_over_the_bound_calls_wait_in_order() -> None:
-    ran: list[int] = []
-    async with opened(1, queue=4) as pool:
-        gate, calls = await blocked(pool, 1)
-        more = [pool.call(ran.append, i) for i in range(100)]
-        assert pool.stats()["waiting"] == 97
-        gate.set()
-        await asyncio.gather(*calls, *more)
-        assert ran == list(range(100))
-        assert pool.stats()["queue_high_water"] <= 4
-
-
-async def test_a_queue_full_of_what_others_sent() -> None:
-    """Who has something under way waits for room; who has nothing is told at once."""
-    async with opened(1, queue=2) as pool:
-        gate = threading.Event()
-        began = threading.Semaphore(0)
-
-        def wait() -> bool:
-            began.release()
-            return gate.wait(50)
-
-        futures = [pool.submit(wait)]
-        await until(lambda: began.acquire(blocking=False))
-        futures += [pool.submit(len, "a") for _ in range(2)]
-        with pytest.raises(offloop.PoolFullError, match="queue is full"):
-            pool.call(len, "")
-        with pytest.raises(offloop.PoolFullError, match="queue is full"):
-            pool.map_async(len, ["a"])
-        gate.set()
-        assert await asyncio.gather(*map(asyncio.wrap_future, futures)) == [True, 1, 1]
-
-        gate.clear()
-        first = pool.call(wait)
-        await until(lambda: began.acquire(blocking=False))
-        futures = [pool.submit(len, "a") for _ in range(2)]
-        late = pool.call(len, "ab")
-        batch = pool.map_async(len, ["a", "bc", "def"])
-        cancelled = pool.call(len, "")
-        cancelled.cancel()
-        assert pool.stats()["waiting"] == 5
-        gate.set()
-        assert await first and await late == 2
-        assert await batch == [1, 2, 3]
-        assert [future.result(20) for future in futures] == [1, 1]
 
 
 # ---- bind, offload --------------------------------------------------------------------
