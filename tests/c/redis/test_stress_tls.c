@@ -6,31 +6,11 @@
 
 #define THREADS 3
 
-struct knife {
-    struct front *front;
-    struct rds_channel *channel;
-    uint64_t seed;
-    atomic_bool calm;
-};
-
-static void *cutter(void *arg)
+static void round_with(unsigned workers, struct front_options options, struct rt_mailbox *mb,
+                       uint64_t *rnd)
 {
-    struct knife *knife = arg;
-    uint64_t rnd = knife->seed;
-
-    while (!atomic_load(&knife->calm)) {
-        mt_sleep_ms(20 + (unsigned)(mt_rand(&rnd) % 60));
-        await_replies(knife->channel, 100, &knife->calm);
-        atomic_fetch_add(&knife->front->cuts, 1);
-    }
-    return NULL;
-}
-
-static void round_with(unsigned workers, struct front_options options, bool cuts,
-                       struct rt_mailbox *mb, uint64_t *rnd)
-{
-    struct knife knife = { .seed = mt_rand(rnd), .calm = !cuts };
-    pthread_t threads[THREADS], hand;
+    const bool cuts = options.cut_after != 0;
+    pthread_t threads[THREADS];
     struct rds_tls_options tls;
     struct rds_options o;
     struct oracle oracle;
@@ -41,22 +21,18 @@ static void round_with(unsigned workers, struct front_options options, bool cuts
 
     memset(&oracle, 0, sizeof oracle);
     front_to_server(&front, options);
-    knife.front = &front;
     o = front_address(&front);
     tls = trusting(&front);
     o.tls = &tls;
     o.connect_retries = -1;
     MT_REQUIRE(rt_pool_new(workers, 64, &pool) == RT_OK);
-    knife.channel = oracle.channel = channel_to(pool, &o);
+    oracle.channel = channel_to(pool, &o);
     oracle.seed = mt_rand(rnd);
     oracle.total = MT_SCALE(25000);
-    hand = mt_spawn(cutter, &knife);
     for (i = 0; i < THREADS; i++)
         threads[i] = mt_spawn(oracle_thread, &oracle);
     for (i = 0; i < THREADS; i++)
         mt_join(threads[i]);
-    atomic_store(&knife.calm, true);
-    mt_join(hand);
     snprintf(what, sizeof what, "%u workers%s, %llu connections (%llu resumed), %llu stirs", workers,
              cuts ? ", cut" : "", (unsigned long long)rt_read(&oracle.channel->stats.connects),
              (unsigned long long)rt_read(&oracle.channel->stats.tls_resumed),
@@ -86,12 +62,13 @@ int main(void)
     fds = mt_fds();
     for (i = 1; i <= 4; i *= 2) {
         round_with(i, (struct front_options){ .version = TLS1_3_VERSION, .rekey_every = 5000 },
-                   false, mb, &rnd);
+                   mb, &rnd);
         round_with(i, (struct front_options){ .version = TLS1_2_VERSION, .fragment = 512,
-                                              .renegotiate_every = 20000 }, false, mb, &rnd);
-        round_with(i, (struct front_options){ .version = TLS1_3_VERSION, .rekey_every = 5000 },
-                   true, mb, &rnd);
-        round_with(i, (struct front_options){ .version = TLS1_2_VERSION }, true, mb, &rnd);
+                                              .renegotiate_every = 20000 }, mb, &rnd);
+        round_with(i, (struct front_options){ .version = TLS1_3_VERSION, .rekey_every = 5000,
+                                              .cut_after = 10000 }, mb, &rnd);
+        round_with(i, (struct front_options){ .version = TLS1_2_VERSION, .cut_after = 10000 }, mb,
+                   &rnd);
     }
     MT_EVENTUALLY(mt_threads() == 0);
     MT_FDS_CLOSED(fds);

@@ -141,6 +141,7 @@ struct peer_thread {
     bool wants_read, wants_write;
     bool writing;      /* a write is to be repeated */
     uint64_t since;    /* bytes down since the last new keys */
+    uint64_t left;     /* bytes down until it is cut */
 };
 
 static bool would_block(void)
@@ -220,6 +221,7 @@ static bool write_client(struct peer_thread *p)
         return waits(p, result);
     p->down.at += n;
     p->since += n;
+    p->left = p->left > n ? p->left - n : 0;
     return stir(p);
 }
 
@@ -279,11 +281,16 @@ static bool sleep_until_ready(struct peer_thread *p, bool deaf)
     return poll(fds, 2, at_once ? 0 : 5) >= 0 || errno == EINTR;
 }
 
+static bool is_cut(const struct peer_thread *p)
+{
+    return p->left == 0 || atomic_load(&p->front->cuts) != p->cuts;
+}
+
 static void pump(struct peer_thread *p)
 {
     struct front *front = p->front;
 
-    while (!atomic_load(&front->stopping) && atomic_load(&front->cuts) == p->cuts) {
+    while (!atomic_load(&front->stopping) && !is_cut(p)) {
         bool deaf = atomic_load(&front->deaf);
 
         p->wants_read = p->wants_write = false;
@@ -364,7 +371,7 @@ static void *serve_one(void *arg)
     atomic_fetch_add(&front->resumed, SSL_session_reused(p->ssl) == 1);
     if (dial(p))
         pump(p);
-    if (atomic_load(&front->cuts) != p->cuts) {
+    if (is_cut(p)) {
         struct linger now = { .l_onoff = 1 };
 
         (void)setsockopt(p->client, SOL_SOCKET, SO_LINGER, &now, sizeof now);
@@ -403,6 +410,9 @@ static void *accept_all(void *arg)
         p->client = fd;
         p->server = -1;
         p->cuts = atomic_load(&front->cuts);
+        p->left = front->options.cut_after == 0
+                      ? UINT64_MAX
+                      : front->options.cut_after * (1 + atomic_load(&front->accepted) % 4);
         atomic_fetch_add(&front->accepted, 1);
         atomic_fetch_add(&front->live, 1);
         need(pthread_create(&thread, &detached, serve_one, p) == 0, "thread");

@@ -22,6 +22,8 @@ struct front_options {
     size_t fragment;        /* bytes of a record at most, 0: OpenSSL's */
     uint64_t rekey_every;   /* bytes towards the client: new keys, both ways (TLS 1.3) */
     uint64_t renegotiate_every; /* the same: a new handshake (TLS 1.2) */
+    uint64_t cut_after;     /* the same: the connection is cut; the next ones live up to
+                               four times as long */
     bool stalls;            /* accepts, and says nothing */
     bool is_plain;          /* answers in clear text */
     bool ends;              /* accepts, and closes */
