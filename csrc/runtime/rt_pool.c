@@ -129,6 +129,19 @@ void rt_pool_abandon(struct rt_pool *pool)
 
 /* ---- jobs --------------------------------------------------------------- */
 
+/* Count n jobs in if there is room for all: what is refused takes none, not even for a
+ * moment.  The depth with them, or 0. */
+static uint32_t count_in(struct rt_pool *pool, size_t n)
+{
+    uint32_t depth = atomic_load(&pool->depth);
+
+    do {
+        if (n > pool->queue_limit - depth)
+            return 0;
+    } while (!atomic_compare_exchange_weak(&pool->depth, &depth, depth + (uint32_t)n));
+    return depth + (uint32_t)n;
+}
+
 int rt_pool_admit(struct rt_pool *pool, size_t n)
 {
     int err = rt_pool_start(pool);
@@ -136,20 +149,18 @@ int rt_pool_admit(struct rt_pool *pool, size_t n)
 
     if (err)
         return err;
-    if (n > pool->queue_limit)
-        return RT_EFULL;
     /* Count before looking at the state: rt_pool_check_stopped() looks at the
      * count after it has set the state, so one of the two sees the other. */
-    depth = atomic_fetch_add(&pool->depth, (uint32_t)n) + (uint32_t)n;
-    if (rt_pool_state(pool) >= RT_POOL_DRAINING)
-        err = RT_ECLOSED;
-    else if (depth > pool->queue_limit)
-        err = RT_EFULL;
-    if (err) {
+    depth = count_in(pool, n);
+    if (rt_pool_state(pool) >= RT_POOL_DRAINING) {
+        if (depth == 0)
+            return RT_ECLOSED;
         rt_pool_leave_queue(pool, n);
         rt_poller_bell(&pool->poller);
-        return err;
+        return RT_ECLOSED;
     }
+    if (depth == 0)
+        return RT_EFULL;
     rt_atomic_max(&pool->depth_high, depth);
     rt_count(&pool->submits, n);
     return RT_OK;

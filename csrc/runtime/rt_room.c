@@ -22,11 +22,9 @@ static void tell(struct rt_pool *pool)
 
 void rt_pool_leave_queue(struct rt_pool *pool, size_t n)
 {
-    uint32_t left = atomic_fetch_sub(&pool->depth, (uint32_t)n) - (uint32_t)n;
-
-    /* Who was refused counted for a moment, and leaves no room: two seekers would wake
-     * each other for ever.  Partner: rt_pool_seek_room(). */
-    if (left < pool->queue_limit && atomic_load(&pool->room_sought) != 0)
+    atomic_fetch_sub(&pool->depth, (uint32_t)n);
+    /* Partner: rt_pool_seek_room(). */
+    if (atomic_load(&pool->room_sought) != 0)
         tell(pool);
 }
 

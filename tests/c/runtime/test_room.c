@@ -178,6 +178,62 @@ static void crowd(unsigned workers, uint32_t queue, bool in_lane, uint64_t *rnd)
     end_pool(pool, home);
 }
 
+/* ---- what is refused takes no room ------------------------------------------------------ */
+
+static atomic_bool enough;
+
+/* Again and again more than there is room for: one place is taken for good. */
+static void *ask_too_much(void *arg)
+{
+    struct rt_pool *pool = arg;
+    struct call calls[4];
+    struct rt_joblist list;
+    unsigned i;
+
+    while (!atomic_load(&enough)) {
+        rt_joblist_init(&list);
+        for (i = 0; i < 4; i++) {
+            call_init(&calls[i], home, NULL, NULL);
+            rt_joblist_append(&list, &calls[i].job);
+        }
+        if (rt_pool_submit_all(pool, &list) != RT_EFULL)
+            MT_CHECK(!"four fitted into the room of three");
+    }
+    return NULL;
+}
+
+static void refusals_take_no_room(void)
+{
+    struct gate gate = { 0, 0 };
+    struct call running, queued, small;
+    struct rt_pool *pool;
+    struct rt_lane *lane;
+    pthread_t thread;
+    unsigned i;
+
+    MT_REQUIRE(rt_pool_new(2, 4, &pool) == RT_OK);
+    MT_REQUIRE(rt_lane_new(pool, false, &lane) == RT_OK);
+    call_init(&running, home, wait_at_gate, &gate);
+    call_init(&queued, home, NULL, NULL);
+    MT_EQ(rt_lane_submit(lane, &running.job), RT_OK);
+    MT_EVENTUALLY(atomic_load(&gate.waiting) == 1);
+    MT_EQ(rt_lane_submit(lane, &queued.job), RT_OK); /* it waits for the one before it */
+    thread = mt_spawn(ask_too_much, pool);
+    for (i = 0; i < MT_SCALE(20000); i++) {
+        call_init(&small, home, NULL, NULL);
+        if (!MT_CHECK(rt_pool_submit(pool, &small.job) == RT_OK))
+            break;
+        call_home(home, &small);
+    }
+    atomic_store(&enough, true);
+    mt_join(thread);
+    atomic_store(&gate.open, 1);
+    call_home(home, &running);
+    call_home(home, &queued);
+    rt_lane_release(lane);
+    end_pool(pool, home);
+}
+
 int main(void)
 {
     uint64_t rnd = mt_seed();
@@ -189,6 +245,7 @@ int main(void)
     when_a_job_leaves(false);
     when_a_job_leaves(true);
     when_the_pool_closes();
+    refusals_take_no_room();
     for (workers = 1; workers <= 2; workers++) {
         crowd(workers, 2, false, &rnd);
         crowd(workers, 3, true, &rnd);
