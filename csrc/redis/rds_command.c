@@ -82,7 +82,7 @@ static const char *const shared[] = {
 };
 
 static const char *const client_shared[] = {
-    "ID", "INFO", "LIST", "KILL", "PAUSE", "UNPAUSE", "UNBLOCK", "HELP",
+    "ID", "LIST", "KILL", "PAUSE", "UNPAUSE", "UNBLOCK", "HELP",
 };
 
 /* Where word stands to name, which is in upper case: below, at or above 0. */

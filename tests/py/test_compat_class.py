@@ -223,6 +223,19 @@ def test_a_client_and_a_script_made_with_no_loop(server: Server) -> None:
     asyncio.run(client.aclose())
 
 
+@pytest.mark.parametrize("module", [aioredis, redis.asyncio], ids=["offloop", "asyncio"])
+async def test_what_was_changed_is_shown(server: Server, module: Any) -> None:
+    """CLIENT INFO is about the connection that the task has changed, as with redis.asyncio."""
+    async with module.Redis(**server.tcp, client_name="all") as client:
+        assert (await client.client_info())["name"] == "all"
+        assert await client.client_setname("mine") is True
+        assert await client.client_no_evict("ON") in (b"OK", "OK", True)
+        await client.get("k")
+        found = [await client.client_info(), await client.execute_command("CLIENT INFO")]
+        assert [(info["name"], info["flags"]) for info in found] == [("mine", "e")] * 2
+        assert (await client.pipeline().client_info().execute())[0]["name"] == "mine"
+
+
 async def test_the_connection_that_a_program_sets(server: Server) -> None:
     async with aioredis.Redis(**server.tcp) as client:
         await client.ping()

@@ -73,8 +73,9 @@ async def same(
     waiting: bool = False,
 ) -> None:
     async with aioredis.Redis(**server.tcp, **options) as client:
-        address = next(row["addr"] for row in [await client.client_info()] if isinstance(row, dict))
-        port = None if waiting else int(str(address).rpartition(":")[2])
+        shared = str(await client.client_id())
+        (address,) = [row["addr"] for row in server.clients() if row["id"] == shared]
+        port = None if waiting else int(address.rpartition(":")[2])
         for name, args, named in calls:
             found = []
             for method in (
