@@ -29,6 +29,13 @@ def odbc_driver(name: str) -> str:
     return found[0]
 
 
+def unpool_odbc() -> None:
+    """Have pyodbc close what is closed: unixODBC keeps it for later, from 2.3.12 on."""
+    import pyodbc  # noqa: PLC0415  # not there where its tests do not run
+
+    pyodbc.pooling = False  # heeded until the first connection
+
+
 def configure_odbc(folder: Path) -> None:
     """Have ODBC know Debian's drivers by what is written here: no logs, above all."""
     (folder / "odbcinst.ini").write_text(
@@ -39,6 +46,7 @@ def configure_odbc(folder: Path) -> None:
         )
     )
     os.environ["ODBCSYSINI"] = str(folder)
+    unpool_odbc()
 
 
 class Database:

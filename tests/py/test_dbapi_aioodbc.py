@@ -12,7 +12,7 @@ from pathlib import Path
 
 import offloop
 import pytest
-from databases import odbc_driver
+from databases import odbc_driver, unpool_odbc
 from driving import within
 from upstreams import PACKAGES, UPSTREAM, distributions
 
@@ -63,6 +63,7 @@ def test_its_own_suite(tmp_path: Path) -> None:
 
 
 def dsn(folder: Path) -> str:
+    unpool_odbc()
     return f"Driver={odbc_driver('libsqlite3odbc.so')};Database={folder}/db"
 
 
