@@ -257,7 +257,8 @@ def report(case: Case, verdict: Verdict, seconds: float, whole: bool) -> bool:
     )
     for test in verdict.unsteady:
         print(f"  passes only when run again: {test}")
-    for name in sorted({bare(test) for test in verdict.unneeded}):
+    needed = {bare(test) for test in set(verdict.excluded) - set(verdict.unneeded)}
+    for name in sorted({bare(test) for test in verdict.unneeded} - needed):
         print(f"  left out by name but passes: {name}")
     for test, why in verdict.wrong.items():
         last = [line for line in why.splitlines() if line.startswith("E ")][-1:] or [why[:200]]
