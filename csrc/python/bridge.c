@@ -151,8 +151,9 @@ void core_bridge_forget(struct core_job *job)
     PyObject *fut = job->rds.base.owner, *lease = Py_NewRef(((struct core_future *)fut)->owner);
 
     job->rds.base.owner = NULL;
+    core_loosen(fut);
     withdraw(lease, job);
-    core_untie(fut);
+    Py_DECREF(fut);
     Py_DECREF(lease);
 }
 
@@ -328,10 +329,11 @@ void core_bridge_discard(struct core_bridge *bridge)
         }
         RT_CHECK(rt_job_move(base, RT_JOB_DONE, RT_JOB_IDLE));
         base->owner = NULL;
+        if (fut != NULL)
+            core_loosen(fut); /* first: what the job keeps may cancel it as it goes */
         core_bridge_count_home(bridge, job);
         core_bridge_recycle(bridge, job);
-        if (fut != NULL)
-            core_untie(fut);
+        Py_XDECREF(fut);
     }
     core_bridge_drop_waiting(bridge);
     Py_DECREF(bridge);

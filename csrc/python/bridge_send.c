@@ -32,17 +32,19 @@ static void count_out(struct core_bridge *bridge)
 /* Submit a job that has been admitted. */
 static int submit(struct core_bridge *bridge, struct core_job *job)
 {
+    const bool waits = job->waits;
     int err;
 
     if (bridge->outstanding++ == 0)
         Py_INCREF(bridge); /* until the last job is home */
     bridge->waiting += job->waits;
-    bridge->busy_poll.sent |= !job->waits;
     if (job->call != NULL)
         list_call(bridge, job);
     err = job->send(job);
     if (err != RT_OK)
         core_bridge_count_home(bridge, job);
+    else if (!waits)
+        bridge->busy_poll.sent = true;
     return err;
 }
 
@@ -196,8 +198,8 @@ static int refuse_late(struct core_wake_ctx *w, struct core_bridge *bridge, stru
     int rc;
 
     job->rds.base.owner = NULL;
+    core_loosen(fut); /* first: what the job keeps runs code as it goes, and may cancel fut */
     core_bridge_recycle(bridge, job);
-    core_loosen(fut);
     refuse(bridge, err, call);
     exception = core_take_exception();
     rc = core_future_settle_exception(w, fut, exception);
@@ -301,20 +303,34 @@ void core_bridge_unwanted(struct core_bridge *bridge)
     rt_joblist_init(&out);
     sweep(&bridge->unqueued, &out);
     sweep(&bridge->parked, &out);
-    while ((job = rt_joblist_pop(&out)) != NULL) /* what they keep may run code as it goes */
+    Py_INCREF(bridge); /* what they keep runs code as it goes, and may end the loop */
+    while ((job = rt_joblist_pop(&out)) != NULL)
         core_bridge_recycle(bridge, core_job_of(job));
+    Py_DECREF(bridge);
+}
+
+static void loosen_all(struct rt_joblist *list)
+{
+    struct rt_job *job;
+
+    for (job = list->head; job != NULL; job = job->next) {
+        if (job->owner != NULL)
+            core_loosen(job->owner);
+    }
 }
 
 void core_bridge_drop_waiting(struct core_bridge *bridge)
 {
     struct core_job *job;
 
+    /* All of them first, since the code that runs below may cancel any. */
+    loosen_all(&bridge->unqueued);
+    loosen_all(&bridge->parked);
     while ((job = pop_waiting(bridge)) != NULL) {
         PyObject *fut = job->rds.base.owner;
 
         job->rds.base.owner = NULL;
         core_bridge_recycle(bridge, job);
-        if (fut != NULL)
-            core_untie(fut);
+        Py_XDECREF(fut);
     }
 }

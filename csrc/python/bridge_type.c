@@ -241,6 +241,34 @@ static PyObject *stop_reading(PyObject *op, PyObject *unused)
     return done;
 }
 
+/* Have the bridge's loop call one of its methods. */
+static int call_in_loop(struct core_bridge *bridge, const char *method)
+{
+    PyObject *loop = core_weak_borrowed(bridge->loop_ref), *call, *done = NULL;
+
+    if (loop == NULL || core_bridge_is_homeless(bridge))
+        return 0;
+    Py_INCREF(loop);
+    call = PyObject_GetAttrString((PyObject *)bridge, method);
+    if (call != NULL)
+        done = PyObject_CallMethodOneArg(loop, bridge->st->native.str_call_soon_threadsafe, call);
+    Py_XDECREF(call);
+    Py_DECREF(loop);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* The same once more, where an exception has stopped it. */
+static void come_back(struct core_bridge *bridge)
+{
+    PyObject *type, *value, *traceback;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    if (core_bridge_give_up(bridge) < 0)
+        PyErr_Clear(); /* the loop is closed */
+    PyErr_Restore(type, value, traceback);
+}
+
 /* The pool was closed and its time is over: fail the calls that are out, which a worker
  * is still in, and what waits for room.  Run by the loop. */
 static PyObject *give_up(PyObject *op, PyObject *unused)
@@ -263,28 +291,13 @@ static PyObject *give_up(PyObject *op, PyObject *unused)
             rc = core_bridge_refuse_waiting(&w, bridge);
         core_wake_end(&w);
     }
+    if (rc < 0)
+        come_back(bridge);
     Py_DECREF(bridge);
     Py_DECREF(loop);
     if (rc < 0)
         return NULL;
     Py_RETURN_NONE;
-}
-
-/* Have the bridge's loop call one of its methods. */
-static int call_in_loop(struct core_bridge *bridge, const char *method)
-{
-    PyObject *loop = core_weak_borrowed(bridge->loop_ref), *call, *done = NULL;
-
-    if (loop == NULL || core_bridge_is_homeless(bridge))
-        return 0;
-    Py_INCREF(loop);
-    call = PyObject_GetAttrString((PyObject *)bridge, method);
-    if (call != NULL)
-        done = PyObject_CallMethodOneArg(loop, bridge->st->native.str_call_soon_threadsafe, call);
-    Py_XDECREF(call);
-    Py_DECREF(loop);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
 }
 
 int core_bridge_detach(struct core_bridge *bridge)

@@ -207,6 +207,7 @@ static PyObject *pool_close(PyObject *op, PyObject *arg)
     }
     job->finish = finish_none;
     job->send = send_close;
+    job->waits = true; /* for the others, of whose room it takes none */
     job->keep = Py_NewRef(pool);
     err = core_bridge_send_now(bridge, job, fut);
     if (err == RT_OK)

@@ -11,7 +11,9 @@ static void tell(struct rt_pool *pool)
 {
     struct rt_node *node;
 
-    atomic_store(&pool->room_sought, 0);
+    /* Before the look at the list, which a store may come after.  Partner: the store in
+     * rt_pool_seek_room(), after the push. */
+    atomic_exchange(&pool->room_sought, 0);
     for (node = rt_stack_take(&pool->seekers); node != NULL;) {
         struct rt_job *job = RT_CONTAINER_OF(node, struct rt_job, node);
 

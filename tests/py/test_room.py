@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import offloop
@@ -170,14 +171,14 @@ async def test_what_nobody_waits_for_is_not_kept() -> None:
         assert await within(kept) == 2
 
 
-def test_two_loops_and_little_room() -> None:
-    """Each waits for room that the other takes."""
+def test_loops_and_little_room() -> None:
+    """Each waits for room that the others take."""
     pool = offloop.Pool(2, queue=2)
     wrong: list[Any] = []
 
     async def work() -> None:
-        values = await outcomes([pool.call(len, "x" * (i % 50)) for i in range(3000)])
-        if values != [i % 50 for i in range(3000)]:
+        values = await outcomes([pool.call(len, "x" * (i % 50)) for i in range(1000)])
+        if values != [i % 50 for i in range(1000)]:
             wrong.append(values)
 
     threads = [threading.Thread(target=lambda: run(work())) for _ in range(3)]
@@ -224,6 +225,96 @@ async def test_commands_do_not_wait_behind_calls(server: Server) -> None:
         assert await outcomes(late) == [2, 2, 2]
 
 
+# ---- what calls keep, and lets go of in the middle --------------------------------------------
+
+
+class Canceller:
+    """It cancels calls when it goes."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def __del__(self) -> None:
+        for call in self.calls:
+            call.cancel()
+
+
+def references(things: list[Any]) -> set[int]:
+    return {sys.getrefcount(things[i]) for i in range(len(things))}
+
+
+def cancelling(pool: offloop.Pool, calls: list[Any]) -> None:
+    """Calls of which each would cancel all."""
+    for _ in range(5):
+        thing = Canceller()
+        calls.append(pool.call(id, thing))
+        thing.calls = calls
+
+
+async def test_an_argument_that_cancels_calls_as_they_are_refused() -> None:
+    pool, door = offloop.Pool(1, queue=1), Door()
+    calls: list[Any] = []
+    plain = [pool.call(len, "") for _ in range(3)]
+    await asyncio.gather(*plain)
+    pool.submit(door)
+    await until(lambda: door.inside)
+    pool.submit(len, "")
+    cancelling(pool, calls)
+    await within(pool.aclose(0.1))
+    assert all(call.done() for call in calls)
+    assert references(calls) == references(plain)
+    door.gate.set()
+    await until(lambda: not pool._busy)
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_an_argument_that_cancels_calls_as_their_loop_ends(waiting: bool) -> None:
+    pool, door = offloop.Pool(1, queue=1 if waiting else 100), Door()
+    calls: list[Any] = []
+    plain: list[Any] = []
+
+    async def main() -> None:
+        plain.extend(pool.call(len, "") for _ in range(3))
+        await asyncio.gather(*plain)
+        pool.submit(door)
+        await until(lambda: door.inside)
+        if waiting:
+            pool.submit(len, "")
+        cancelling(pool, calls)
+
+    run(main())
+    door.gate.set()
+    assert not settle(lambda: pool._busy)
+    run(within(pool.call(len, "")))
+    assert references(calls) == references(plain)
+    run(pool.aclose())
+
+
+def test_an_argument_that_closes_the_loop_as_it_is_swept_out() -> None:
+    pool, door = offloop.Pool(1, queue=1), Door()
+    loop = asyncio.new_event_loop()
+    calls: list[Any] = []
+
+    class Closer:
+        def __del__(self) -> None:
+            loop.close()
+
+    async def main() -> None:
+        pool.submit(door)
+        await until(lambda: door.inside)
+        pool.submit(len, "")
+        calls.extend(pool.call(id, Closer()) for _ in range(70))
+
+    loop.run_until_complete(main())
+    door.gate.set()
+    assert not settle(lambda: pool._busy)
+    for call in calls:
+        with suppress(RuntimeError):  # the loop is closed
+            call.cancel()
+    assert loop.is_closed()
+    pool.shutdown()
+
+
 # ---- the end -----------------------------------------------------------------------------------
 
 
@@ -246,6 +337,60 @@ async def test_closing_while_calls_wait(theirs: bool) -> None:
         assert "while the call was running" in str(await within(first))
     door.gate.set()
     await until(lambda: not pool._busy)
+
+
+@pytest.mark.parametrize("queue", [1, 2])
+async def test_closing_takes_no_room(queue: int) -> None:
+    """A function of the pool needs the loop to be told that a call of its was refused."""
+    loop = asyncio.get_running_loop()
+    pool, door = offloop.Pool(1, queue=queue), Door()
+    pool.submit(door)
+    await until(lambda: door.inside)
+    for _ in range(queue - 1):
+        pool.submit(len, "")
+    told = pool.submit(
+        lambda: asyncio.run_coroutine_threadsafe(within(outcome(late)), loop).result(50)
+    )
+    late = pool.call(len, "a")
+    closing = asyncio.ensure_future(pool.aclose(300))
+    await asyncio.sleep(0.01)
+    door.gate.set()
+    await until(told.done)
+    assert isinstance(told.result(), offloop.PoolClosedError)
+    await within(closing)
+
+
+def test_an_interrupt_while_waiting_calls_are_refused() -> None:
+    """Those that are left are refused when the loop runs again."""
+    pool, door = offloop.Pool(1, queue=1), Door()
+    loop = asyncio.new_event_loop()
+    calls: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def interrupt(call: Any) -> None:
+        with suppress(offloop.PoolClosedError):
+            await call
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        calls.append(pool.call(door))
+        await until(lambda: door.inside)
+        calls.extend(pool.call(len, "a") for _ in range(4))
+        tasks.append(asyncio.ensure_future(interrupt(calls[1])))
+        await asyncio.sleep(0)
+        await pool.aclose(0.1)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(main())
+    assert isinstance(tasks[0].exception(), KeyboardInterrupt)
+    errors = loop.run_until_complete(outcomes(calls, 30))
+    assert all(isinstance(error, offloop.PoolClosedError) for error in errors)
+    door.gate.set()
+    assert not settle(lambda: pool._busy)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
 
 
 async def test_closing_in_time_while_calls_wait() -> None:
