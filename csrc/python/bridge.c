@@ -335,6 +335,6 @@ void core_bridge_discard(struct core_bridge *bridge)
         core_bridge_recycle(bridge, job);
         Py_XDECREF(fut);
     }
-    core_bridge_drop_waiting(bridge);
+    core_bridge_drop_unsent(bridge);
     Py_DECREF(bridge);
 }

@@ -169,7 +169,7 @@ static inline uint64_t core_bridge_under_way(const struct core_bridge *bridge)
 }
 
 /* Calls and commands that wait for room. */
-static inline uint64_t core_bridge_waiting(const struct core_bridge *bridge)
+static inline uint64_t core_bridge_unsent(const struct core_bridge *bridge)
 {
     return bridge->parked.count + bridge->unqueued.count;
 }
@@ -179,10 +179,10 @@ static inline uint64_t core_bridge_waiting(const struct core_bridge *bridge)
 void core_bridge_unwanted(struct core_bridge *bridge);
 
 /* Drop them, and their futures with them. */
-void core_bridge_drop_waiting(struct core_bridge *bridge);
+void core_bridge_drop_unsent(struct core_bridge *bridge);
 
 /* The pool was closed: refuse them.  0, or -1 as core_future_settle_exception(). */
-int core_bridge_refuse_waiting(struct core_wake_ctx *w, struct core_bridge *bridge);
+int core_bridge_refuse_unsent(struct core_wake_ctx *w, struct core_bridge *bridge);
 
 /* Drop what came home to bridges whose loop is closed.  Thread: any, GIL held. */
 void core_bridge_reap(struct core_pool *pool);

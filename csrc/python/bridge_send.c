@@ -71,7 +71,7 @@ static int send_seeker(struct core_job *job)
 }
 
 /* A job was refused for err.  RT_OK: it may wait, and the pool tells when to try again. */
-static int may_wait(struct core_bridge *bridge, const struct core_job *job, int err)
+static int await_room(struct core_bridge *bridge, const struct core_job *job, int err)
 {
     if (err != RT_EFULL || job->call == NULL)
         return err;
@@ -111,7 +111,7 @@ int core_bridge_send_now(struct core_bridge *bridge, struct core_job *job, PyObj
         count_out(bridge);
         return RT_OK;
     }
-    err = may_wait(bridge, job, err);
+    err = await_room(bridge, job, err);
     if (err == RT_OK) {
         rt_joblist_append(&bridge->unqueued, &job->rds.base);
         return RT_OK;
@@ -170,7 +170,7 @@ int core_bridge_send_all(struct core_bridge *bridge, struct core_job **jobs, PyO
         if (err != RT_OK) {
             for (i = 0; i < room; i++)
                 core_bridge_count_home(bridge, jobs[i]);
-            err = may_wait(bridge, jobs[0], err);
+            err = await_room(bridge, jobs[0], err);
             for (i = 0; err == RT_OK && i < room; i++)
                 rt_joblist_append(&bridge->unqueued, &jobs[i]->rds.base);
         }
@@ -213,6 +213,7 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge, struct rt
 {
     while (list->head != NULL && !is_full(bridge)) {
         struct core_job *job = core_job_of(rt_joblist_pop(list));
+        bool moves = list == &bridge->parked && job->call != NULL, behind;
         struct rt_joblist first;
         int err;
 
@@ -220,20 +221,19 @@ static int unpark(struct core_wake_ctx *w, struct core_bridge *bridge, struct rt
             core_bridge_recycle(bridge, job); /* cancelled meanwhile */
             continue;
         }
-        err = list == &bridge->parked && job->call != NULL && bridge->unqueued.head != NULL
-                  ? RT_EFULL
-                  : submit(bridge, job);
+        behind = moves && bridge->unqueued.head != NULL; /* calls that are before it wait */
+        err = behind ? RT_EFULL : submit(bridge, job);
         if (err == RT_OK) {
             count_out(bridge);
             continue;
         }
-        err = may_wait(bridge, job, err);
+        err = await_room(bridge, job, err);
         if (err != RT_OK) {
             if (refuse_late(w, bridge, job, err) < 0)
                 return -1;
             continue;
         }
-        if (list == &bridge->parked) {
+        if (moves) {
             rt_joblist_append(&bridge->unqueued, &job->rds.base);
             continue;
         }
@@ -257,7 +257,7 @@ int core_bridge_unpark(struct core_wake_ctx *w, struct core_bridge *bridge)
 }
 
 /* The job that has waited longest, or NULL. */
-static struct core_job *pop_waiting(struct core_bridge *bridge)
+static struct core_job *pop_unsent(struct core_bridge *bridge)
 {
     struct rt_job *base = rt_joblist_pop(&bridge->unqueued);
 
@@ -266,12 +266,12 @@ static struct core_job *pop_waiting(struct core_bridge *bridge)
     return base == NULL ? NULL : core_job_of(base);
 }
 
-int core_bridge_refuse_waiting(struct core_wake_ctx *w, struct core_bridge *bridge)
+int core_bridge_refuse_unsent(struct core_wake_ctx *w, struct core_bridge *bridge)
 {
     struct core_job *job;
     int rc = 0;
 
-    while (rc == 0 && (job = pop_waiting(bridge)) != NULL) {
+    while (rc == 0 && (job = pop_unsent(bridge)) != NULL) {
         if (job->rds.base.owner == NULL)
             core_bridge_recycle(bridge, job);
         else
@@ -297,7 +297,7 @@ void core_bridge_unwanted(struct core_bridge *bridge)
     struct rt_joblist out;
     struct rt_job *job;
 
-    if (++bridge->unwanted <= UNWANTED_MAX || bridge->unwanted < core_bridge_waiting(bridge) / 2)
+    if (++bridge->unwanted <= UNWANTED_MAX || bridge->unwanted < core_bridge_unsent(bridge) / 2)
         return;
     bridge->unwanted = 0;
     rt_joblist_init(&out);
@@ -319,14 +319,14 @@ static void loosen_all(struct rt_joblist *list)
     }
 }
 
-void core_bridge_drop_waiting(struct core_bridge *bridge)
+void core_bridge_drop_unsent(struct core_bridge *bridge)
 {
     struct core_job *job;
 
     /* All of them first, since the code that runs below may cancel any. */
     loosen_all(&bridge->unqueued);
     loosen_all(&bridge->parked);
-    while ((job = pop_waiting(bridge)) != NULL) {
+    while ((job = pop_unsent(bridge)) != NULL) {
         PyObject *fut = job->rds.base.owner;
 
         job->rds.base.owner = NULL;

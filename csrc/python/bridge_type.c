@@ -48,7 +48,7 @@ void core_bridge_reap(struct core_pool *pool)
     unsigned count = 0, i;
 
     for (; bridge != NULL && count < 16; bridge = bridge->next) {
-        if (bridge->outstanding + core_bridge_waiting(bridge) > 0)
+        if (bridge->outstanding + core_bridge_unsent(bridge) > 0)
             gone[count++] = (struct core_bridge *)Py_NewRef(bridge);
     }
     for (i = 0; i < count; i++) {
@@ -288,7 +288,7 @@ static PyObject *give_up(PyObject *op, PyObject *unused)
     } else {
         rc = core_call_give_up(&w, bridge);
         if (rc == 0)
-            rc = core_bridge_refuse_waiting(&w, bridge);
+            rc = core_bridge_refuse_unsent(&w, bridge);
         core_wake_end(&w);
     }
     if (rc < 0)
@@ -344,7 +344,7 @@ static void bridge_dealloc(PyObject *op)
         bridge->pool->past_busy_hits += bridge->busy_poll.hits;
     }
     /* Only cancelled ones: the future of any other holds the loop's. */
-    core_bridge_drop_waiting(bridge);
+    core_bridge_drop_unsent(bridge);
     while ((job = bridge->free) != NULL) {
         bridge->free = job->rds.base.next != NULL ? core_job_of(job->rds.base.next) : NULL;
         free(job);

@@ -337,7 +337,6 @@ static PyObject *channel_close(PyObject *op, PyObject *arg)
     }
     job->finish = finish_close;
     job->send = send_close;
-    job->waits = true; /* for the commands, of whose room it takes none */
     job->keep = Py_NewRef(op);
     err = core_bridge_send_now(bridge, job, fut);
     if (err == RT_OK)

@@ -82,7 +82,7 @@ void core_dues_remove(struct core_bridge *bridge, struct core_job *job)
 static int expire(struct core_wake_ctx *w, struct core_bridge *bridge, struct core_job *job)
 {
     PyObject *fut = job->rds.base.owner, *exception;
-    bool began = false, waits = rt_job_state(&job->rds.base) == RT_JOB_IDLE;
+    bool began = false, waits = rt_job_state(&job->rds.base) == RT_JOB_IDLE; /* for room */
     int rc;
 
     if (fut == NULL) {

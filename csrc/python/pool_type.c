@@ -471,7 +471,7 @@ static PyObject *pool_stats(PyObject *op, PyObject *unused)
         polls += bridge->busy_poll.tries;
         hits += bridge->busy_poll.hits;
         depth += core_bridge_under_way(bridge);
-        waiting += core_bridge_waiting(bridge);
+        waiting += core_bridge_unsent(bridge);
         if (bridge->high_water > high)
             high = bridge->high_water;
     }

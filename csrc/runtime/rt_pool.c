@@ -153,10 +153,10 @@ int rt_pool_admit(struct rt_pool *pool, size_t n)
      * count after it has set the state, so one of the two sees the other. */
     depth = count_in(pool, n);
     if (rt_pool_state(pool) >= RT_POOL_DRAINING) {
-        if (depth == 0)
-            return RT_ECLOSED;
-        rt_pool_leave_queue(pool, n);
-        rt_poller_bell(&pool->poller);
+        if (depth != 0) {
+            rt_pool_leave_queue(pool, n);
+            rt_poller_bell(&pool->poller);
+        }
         return RT_ECLOSED;
     }
     if (depth == 0)

@@ -32,14 +32,18 @@ class Door:
         return self.gate.wait(50)
 
 
+async def fill(pool: offloop.Pool, door: Door) -> list[Future[Any]]:
+    """Keep the one worker busy, and fill the queue as one who is no loop."""
+    futures: list[Future[Any]] = [pool.submit(door)]
+    await until(lambda: door.inside)
+    return futures + [pool.submit(len, "a") for _ in range(pool.queue)]
+
+
 @asynccontextmanager
 async def filled(queue: int = 2) -> AsyncIterator[tuple[offloop.Pool, Door, list[Future[Any]]]]:
-    """A pool of one worker that is busy, and a queue filled by who is no loop."""
     door = Door()
     async with offloop.Pool(1, queue=queue) as pool:
-        futures: list[Future[Any]] = [pool.submit(door)]
-        await until(lambda: door.inside)
-        futures += [pool.submit(len, "a") for _ in range(queue)]
+        futures = await fill(pool, door)
         try:
             yield pool, door, futures
         finally:
@@ -256,9 +260,7 @@ async def test_an_argument_that_cancels_calls_as_they_are_refused() -> None:
     calls: list[Any] = []
     plain = [pool.call(len, "") for _ in range(3)]
     await asyncio.gather(*plain)
-    pool.submit(door)
-    await until(lambda: door.inside)
-    pool.submit(len, "")
+    await fill(pool, door)
     cancelling(pool, calls)
     await within(pool.aclose(0.1))
     assert all(call.done() for call in calls)
@@ -276,10 +278,11 @@ def test_an_argument_that_cancels_calls_as_their_loop_ends(waiting: bool) -> Non
     async def main() -> None:
         plain.extend(pool.call(len, "") for _ in range(3))
         await asyncio.gather(*plain)
-        pool.submit(door)
-        await until(lambda: door.inside)
         if waiting:
-            pool.submit(len, "")
+            await fill(pool, door)
+        else:
+            pool.submit(door)
+            await until(lambda: door.inside)
         cancelling(pool, calls)
 
     run(main())
@@ -300,9 +303,7 @@ def test_an_argument_that_closes_the_loop_as_it_is_swept_out() -> None:
             loop.close()
 
     async def main() -> None:
-        pool.submit(door)
-        await until(lambda: door.inside)
-        pool.submit(len, "")
+        await fill(pool, door)
         calls.extend(pool.call(id, Closer()) for _ in range(70))
 
     loop.run_until_complete(main())
@@ -324,10 +325,8 @@ async def test_closing_while_calls_wait(theirs: bool) -> None:
     pool, door = offloop.Pool(1, queue=1), Door()
     first = None if theirs else asyncio.ensure_future(outcome(pool.call(door)))
     if theirs:
-        pool.submit(door)
+        await fill(pool, door)
     await until(lambda: door.inside)
-    if theirs:
-        pool.submit(len, "")
     calls = [pool.call(len, "a") for _ in range(3)]
     await within(pool.aclose(0.1))
     errors = await outcomes(calls, 20)
@@ -413,9 +412,7 @@ def test_the_loop_ends_while_calls_wait() -> None:
     pool, door = offloop.Pool(1, queue=1), Door()
 
     async def main() -> None:
-        pool.submit(door)
-        await until(lambda: door.inside)
-        pool.submit(len, "")
+        await fill(pool, door)
         thing = Thing()
         refs.append(weakref.ref(thing))
         for _ in range(3):
